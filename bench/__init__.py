@@ -1,0 +1,1 @@
+"""Each performance claim of Bursar as a program, its peer beside it."""

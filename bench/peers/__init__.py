@@ -1,0 +1,1 @@
+"""What each claim of Bursar is measured against, one program a file."""

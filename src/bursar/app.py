@@ -1,0 +1,122 @@
+"""Builds the ASGI application: the only file that knows every router."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.staticfiles import StaticFiles
+
+import bursar
+from bursar import pages
+from bursar.auth.guard import Identify
+from bursar.auth.tokens import Tokens
+from bursar.core import hot, metrics, openapi, problems
+from bursar.core.database import Database
+from bursar.core.edge import Edge
+from bursar.core.hot import ShortWays, TakeShortWays
+from bursar.core.limits import Limits
+from bursar.core.seal import Seal
+from bursar.core.settings import Settings
+from bursar.system import admin as system_admin
+from bursar.system import api as system
+
+CUSTOMER_ROUTERS: tuple[APIRouter, ...] = ()
+STAFF_ROUTERS = (system_admin.router,)
+
+
+def create_app(settings: Settings, database_url: str) -> FastAPI:
+    """The whole API over one database; nothing is opened before the first request."""
+    app = FastAPI(
+        title="Bursar",
+        version=bursar.__version__,
+        description="The back office for a product that takes money.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.database = Database(database_url, settings)
+    app.state.stopping = asyncio.Event()
+    problems.install(app)
+    app.state.seal = Seal(settings.secret_keys, "idempotency")
+    app.state.ways = ShortWays()
+    install_middleware(app, settings)
+    install_routes(app)
+    know_routes(app)
+    openapi.install(app)
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await app.state.database.close()
+
+
+def install_middleware(app: FastAPI, settings: Settings) -> None:
+    """The last one added is the first one that a request meets."""
+    app.add_middleware(TakeShortWays, ways=app.state.ways)
+    app.add_middleware(Identify, tokens=Tokens(settings.secret_keys))
+    app.add_middleware(
+        Limits, max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "If-Match",
+                "If-None-Match",
+                "X-Request-Id",
+            ],
+            expose_headers=["ETag", "X-Request-Id", "Idempotent-Replayed", "Retry-After"],
+        )
+    app.add_middleware(Edge)
+
+
+def install_routes(app: FastAPI) -> None:
+    app.include_router(system.router)
+    app.include_router(metrics.router)
+    app.include_router(pages.router)
+    for router in CUSTOMER_ROUTERS:
+        app.include_router(router, prefix="/api/v1")
+    for router in STAFF_ROUTERS:
+        app.include_router(router, prefix="/api/v1/admin")
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    app.mount("/docs/assets", StaticFiles(directory=assets))
+    app.state.route_paths = {
+        id(context.original_route): context.path_format
+        for context in iter_route_contexts(app.routes)
+    }
+
+
+def know_routes(app: FastAPI) -> None:
+    """What is asked of a route at every call, worked out once."""
+    contexts = list(iter_route_contexts(app.routes))
+    app.state.route_paths = {id(each.original_route): each.path_format for each in contexts}
+    app.state.guards = {
+        id(each.original_route): [
+            inner.call for inner in each.dependant.dependencies if hot.is_guard(inner.call)
+        ]
+        for each in contexts
+        if isinstance(each.original_route, APIRoute)
+    }
+    app.state.ways.collect(app)
+
+
+def operation_id(route: APIRoute) -> str:
+    """Stable for generated clients: area, then the name of the function."""
+    area = "admin" if "/admin/" in route.path else "".join(str(tag) for tag in route.tags[:1])
+    return f"{area}_{route.name}"

@@ -1,0 +1,65 @@
+"""The Actor: who a request acts as, in the words of Python, of PostgreSQL and of the log."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from uuid import UUID
+
+from bursar.auth.permissions import GRANTED, Permission, StaffRole
+from bursar.core.database import NOBODY, Claim, Role
+
+
+class Kind(StrEnum):
+    """What sort of caller it is."""
+
+    CUSTOMER = "customer"
+    STAFF = "staff"
+    KEY = "key"
+    SYSTEM = "system"
+    NOBODY = "nobody"
+
+
+DATABASE_ROLES = {
+    Kind.CUSTOMER: Role.CUSTOMER,
+    Kind.KEY: Role.CUSTOMER,
+    Kind.STAFF: Role.STAFF,
+    Kind.SYSTEM: Role.WORKER,
+}
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Made once per request from verified facts; a handler never looks at a token itself."""
+
+    kind: Kind
+    id: UUID | None = None
+    role: StaffRole | None = None
+    on_behalf_of: UUID | None = None  # the customer whose key it is
+
+    @cached_property
+    def claim(self) -> Claim:
+        if self.kind is Kind.NOBODY:
+            return NOBODY
+        return Claim(DATABASE_ROLES[self.kind], str(self.on_behalf_of or self.id or ""))
+
+    def may(self, permission: Permission) -> bool:
+        return self.role is not None and permission in GRANTED[self.role]
+
+    @cached_property
+    def name(self) -> str:
+        """As the log writes it."""
+        return f"{self.kind}:{self.id}" if self.id else str(self.kind)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ANYBODY = Actor(Kind.NOBODY)
+SYSTEM = Actor(Kind.SYSTEM)
+
+OPERATOR_ID = UUID("00000000-0000-7000-8000-000000000001")
+
+
+def operator(role: StaffRole) -> Actor:
+    """Whoever runs commands on the server's own machine: no person of the staff table."""
+    return Actor(Kind.STAFF, OPERATOR_ID, role)

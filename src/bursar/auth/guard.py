@@ -1,0 +1,97 @@
+"""Every route names who may call it; the Actor is resolved once, before anything else happens."""
+
+from typing import Any
+
+from fastapi import Depends
+from fastapi.openapi.models import HTTPBearer as BearerModel
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bursar.auth.actor import ANYBODY, Actor, Kind
+from bursar.auth.permissions import Permission
+from bursar.auth.tokens import BadToken, Tokens
+from bursar.core.errors import BursarError
+
+
+class SignInNeeded(BursarError, status=401, code="auth.sign_in_needed"):
+    """The route is for somebody who is signed in; send an access token."""
+
+
+class NotAllowed(BursarError, status=403, code="auth.not_allowed"):
+    """You are signed in, but this is not for you."""
+
+
+class Identify:
+    """ASGI middleware: puts the Actor into the request's state; the guard tells of a bad token."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+        self.app, self.tokens = app, tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            state = scope.setdefault("state", {})
+            state["actor"], state["bad_token"] = self.resolve(bearer(scope))
+        await self.app(scope, receive, send)
+
+    def resolve(self, token: str | None) -> tuple[Actor, BadToken | None]:
+        if token is None:
+            return ANYBODY, None
+        try:
+            return self.tokens.actor(token), None
+        except BadToken as error:
+            return ANYBODY, error
+
+
+def bearer(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else None
+    return None
+
+
+class Guard(SecurityBase):
+    """A dependency that lets one kind of caller through, and gives the route its Actor."""
+
+    is_guard = True  # how core, which knows nothing of auth, finds it among dependencies
+
+    def __init__(self, *kinds: Kind, permission: Permission | None = None) -> None:
+        self.kinds, self.permission = kinds, permission
+        self.model = BearerModel(bearerFormat="JWT")
+        self.scheme_name = "access_token"
+
+    async def __call__(self, request: HTTPConnection) -> Actor:
+        actor: Actor = request.state.actor
+        if actor.kind is Kind.NOBODY:
+            raise challenge(request.state.bad_token)
+        if actor.kind not in self.kinds:
+            raise NotAllowed(f"This is for {' and '.join(self.kinds)} only.")
+        if self.permission and not actor.may(self.permission):
+            raise NotAllowed(f"This needs the permission {self.permission}.")
+        return actor
+
+
+def challenge(bad_token: BadToken | None) -> BursarError:
+    hint = {"WWW-Authenticate": "Bearer"}
+    if bad_token is None:
+        return SignInNeeded(
+            "Sign in first: send Authorization: Bearer <access token>.", headers=hint
+        )
+    return BadToken(bad_token.detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+class Everyone:
+    """A dependency that says: this route is for everyone, signed in or not."""
+
+    async def __call__(self) -> None:
+        return None
+
+
+def staff(permission: Permission) -> Any:
+    """For staff with this permission."""
+    return Depends(Guard(Kind.STAFF, permission=permission))
+
+
+customer: Any = Depends(Guard(Kind.CUSTOMER))
+everyone: Any = Depends(Everyone())

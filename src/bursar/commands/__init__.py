@@ -1,0 +1,1 @@
+"""The sub-commands of `bursar`, each imported only when it is asked for."""

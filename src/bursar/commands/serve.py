@@ -1,0 +1,125 @@
+"""`bursar serve`: database, API and jobs, started in order and stopped in order."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+from bursar.commands.place import settings_of
+from bursar.commands.terminal import say
+from bursar.core.errors import BursarError
+from bursar.core.settings import Settings
+
+
+def run(*, data: Path | None, host: str | None, port: int | None, demo: bool, workers: int) -> None:
+    started = monotonic()
+    settings = settings_of(data, host=host, port=port)
+    from bursar.server import bind
+
+    with bind(settings.host, settings.port) as sock, database(settings) as url:
+        from bursar.commands import processes
+        from bursar.core import logs
+
+        logs.configure(settings)
+        prepare(url, settings, demo=demo)
+
+        def announce() -> None:
+            tell_addresses(settings, sock, monotonic() - started)
+            if demo:
+                tell_sign_ins(settings)
+
+        if workers:
+            processes.supervise(settings, url, sock, workers, announce)
+        else:
+            processes.run_all_in_one(settings, url, sock, announce)
+    say("stopped")
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The external database, or our own server: for as long as this process serves."""
+    if settings.database_url:
+        yield settings.database_url.get_secret_value()
+        return
+    from bursar.core.embedded import Embedded
+
+    say(f"starting the database in {settings.data}")
+    with stop_signals(), Embedded(settings.data, say=say, failed=give_up) as server:
+        yield server.url()
+
+
+def give_up(_: BursarError) -> None:
+    """The database keeps dying: this process must not go on pretending. Called from a thread."""
+    say("stopping, because the database cannot be kept running")
+    signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """A SIGTERM before the server serves ends the start in order, as Ctrl-C does."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def prepare(url: str, settings: Settings, *, demo: bool) -> None:
+    """Our own database is migrated without asking; another one only by `bursar migrate`."""
+    asyncio.run(check_or_migrate(url, settings, demo=demo))
+
+
+async def check_or_migrate(url: str, settings: Settings, *, demo: bool) -> None:
+    from bursar.core.migrate import check, look_at, migrate
+
+    if settings.database_url:
+        await check(url, settings)
+    elif not (await look_at(url, settings)).is_current(settings):
+        await migrate(url, settings, say)
+    if demo:
+        from bursar import demo as demo_data
+        from bursar.core.database import Database
+
+        say("loading demo data")
+        place = Database(url, settings)
+        try:
+            await demo_data.load(place)
+        finally:
+            await place.close()
+
+
+def tell_addresses(settings: Settings, sock: socket.socket, seconds: float) -> None:
+    base = address(settings.host, sock)
+    say(f"serving after {seconds:.1f} s")
+    say(f"  API     {base}/api/v1")
+    say(f"  docs    {base}/docs")
+    say(f"  health  {base}/ready")
+
+
+def address(host: str, sock: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{sock.getsockname()[1]}"
+
+
+def tell_sign_ins(settings: Settings) -> None:
+    """The demo sign-in: a token for /docs, good for twelve hours, where only this machine can
+    use it and the data is our own."""
+    if settings.database_url or settings.host not in ("127.0.0.1", "::1", "localhost"):
+        say("  sign in with: bursar staff token")
+        return
+    from bursar.auth.actor import operator
+    from bursar.auth.permissions import StaffRole
+    from bursar.auth.tokens import Tokens
+
+    tokens = Tokens(settings.secret_keys)
+    say("  demo sign-in (press Authorize in the docs):")
+    for role in (StaffRole.OWNER, StaffRole.SUPPORT):
+        say(f"    {role:8} {tokens.sign(operator(role), lifetime_seconds=12 * 3600)}")

@@ -1,0 +1,277 @@
+"""One transaction per request, opened as who asks: the only place that begins and commits.
+
+Two ways to the database, for two kinds of work. `transaction()` is a SQLAlchemy session, for
+everything. `fetch_one()` and `fetch_all()` send one statement in one round trip on a plain asyncpg
+connection, for the paths that were measured to be hot. Both carry the same claim into PostgreSQL,
+where row-level security reads it.
+"""
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import asyncpg
+from fastapi import Depends, Request
+from sqlalchemy import Connection, DateTime, MetaData, event
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+
+from bursar.core import exact
+from bursar.core.database_errors import (
+    SQL_ERRORS,
+    DatabaseUnavailable,
+    OutcomeUnknown,
+    is_lost,
+)
+from bursar.core.hot_pool import HotPool
+from bursar.core.settings import Settings
+
+
+class Base(DeclarativeBase):
+    """What every model stands on: one naming of constraints, times in UTC, JSON as jsonb."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSONB,
+        datetime: DateTime(timezone=True),
+    }
+
+
+class Role(StrEnum):
+    """The login roles: each has a pool of its own, none may switch to another."""
+
+    CUSTOMER = "app_user"
+    STAFF = "staff_user"
+    WORKER = "worker_user"
+    ANALYTICS = "analytics_user"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who asks, in the words that PostgreSQL knows: a login role and a subject."""
+
+    role: Role
+    subject: str = ""
+
+
+NOBODY = Claim(Role.CUSTOMER)  # sees no row
+WORKER = Claim(Role.WORKER)
+
+OWN_CONNECTIONS = 4  # of the worker's: taking, beating, scheduling, and one for endings
+SET_CLAIM = "select set_config('request.jwt.claim.sub', {}, true)"
+
+
+class ClaimedSession(Session):
+    """A session that tells PostgreSQL who asks at the start of every transaction."""
+
+
+@event.listens_for(ClaimedSession, "after_begin")
+def tell_who_asks(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    connection.exec_driver_sql(SET_CLAIM.format("$1"), (session.info["claim"].subject,))
+
+
+class Database:
+    """The pools of one process: made at the first use, one of each kind for each login role."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = make_url(url)
+        self.settings = settings
+        self._engines: dict[Role, AsyncEngine] = {}
+        self._pools: dict[Role, HotPool] = {}
+
+    @asynccontextmanager
+    async def transaction(self, claim: Claim) -> AsyncIterator[AsyncSession]:
+        """Commits when the block ends well, rolls back when it does not."""
+        session = AsyncSession(
+            self.engine(claim.role),
+            sync_session_class=ClaimedSession,
+            info={"claim": claim},
+            expire_on_commit=False,
+        )
+        async with session:
+            yield session
+            await session.flush()
+            await commit(session)
+
+    async def fetch_one(self, claim: Claim, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """One row by one statement in one round trip; its arguments start at $2."""
+        rows = await self.fetch_all(claim, sql, *arguments)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, claim: Claim, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """All rows by one statement in one round trip; its arguments start at $2."""
+        pool = self._pool(claim.role)
+        connection = await pool.take()
+        try:
+            return await self._send(connection, claim, sql, arguments)
+        except asyncpg.PostgresError:
+            raise  # the statement failed; the connection is as good as before
+        except OSError:
+            pool.discard(connection)
+            raise DatabaseUnavailable.now() from None
+        except BaseException:
+            pool.discard(connection)  # cancelled, or worse: what it is still doing is not known
+            raise
+        finally:
+            pool.put_back(connection)
+
+    async def _send(
+        self, connection: Any, claim: Claim, sql: str, arguments: tuple[Any, ...]
+    ) -> list[asyncpg.Record]:
+        if not self.settings.database_unnamed_statements:
+            return list(await connection.fetch(with_claim(sql), claim.subject, *arguments))
+        # Through an old PgBouncer each message may reach another server: only a transaction holds.
+        async with connection.transaction():
+            return list(await connection.fetch(with_claim(sql), claim.subject, *arguments))
+
+    def engine(self, role: Role) -> AsyncEngine:
+        if role not in self._engines:
+            self._engines[role] = create_engine(
+                role_url(self.url, role, self.settings),
+                self.settings,
+                pool_size=pool_size(role, self.settings),
+                max_overflow=0,
+                pool_timeout=self.settings.database_pool_timeout_seconds,
+            )
+        return self._engines[role]
+
+    def _pool(self, role: Role) -> HotPool:
+        if role not in self._pools:
+            url = role_url(self.url, role, self.settings)
+            self._pools[role] = HotPool(
+                partial(connect_hot, url, self.settings),
+                size=self.settings.database_hot_pool_size,
+                timeout_seconds=self.settings.database_pool_timeout_seconds,
+            )
+        return self._pools[role]
+
+    async def close(self) -> None:
+        for engine in self._engines.values():
+            await engine.dispose()
+        for pool in self._pools.values():
+            await pool.close()
+        self._engines.clear()
+        self._pools.clear()
+
+
+async def commit(session: AsyncSession) -> None:
+    try:
+        await session.commit()
+    except SQL_ERRORS as error:
+        if is_lost(error):
+            raise OutcomeUnknown.now() from error
+        raise
+
+
+def pool_size(role: Role, settings: Settings) -> int:
+    """The worker has a connection for each job that it may run, and some to look after them."""
+    if role is Role.WORKER:
+        return settings.worker_concurrency + OWN_CONNECTIONS
+    return settings.database_pool_size
+
+
+def with_claim(sql: str) -> str:
+    """The statement behind its claim, as one: PostgreSQL runs the outer side of LATERAL first.
+
+    `offset 0` and the reference to claim.sub keep the planner from joining the other way round. If
+    it ever did, the claim would be empty at that moment and row-level security would show nothing.
+    """
+    return (  # nothing of a caller's is in these texts
+        f"select answer.* from ({SET_CLAIM.format('$1')} as sub) as claim cross join lateral "  # noqa: S608
+        f"(select * from ({sql}) as asked where claim.sub is not null offset 0) as answer"
+    )
+
+
+async def connect_hot(url: URL, settings: Settings) -> asyncpg.Connection:
+    connection = await connect(url, settings)
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=exact.dumps, decoder=exact.loads
+        )
+    return connection
+
+
+def create_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
+    """The one way an engine is made. Values of statements never reach a log or an error's text."""
+    arguments: dict[str, Any] = {"async_creator_fn": partial(connect_for_engine, url, settings)}
+    if settings.database_unnamed_statements:
+        arguments |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        json_serializer=exact.dumps,
+        json_deserializer=exact.loads,
+        hide_parameters=True,
+        connect_args=arguments,
+        **options,
+    )
+
+
+async def connect_for_engine(url: URL, settings: Settings, **_: Any) -> asyncpg.Connection:
+    """SQLAlchemy would hand on the parts that it has parsed; asyncpg reads the whole address."""
+    return await connect(url, settings)
+
+
+async def connect(url: URL, settings: Settings) -> asyncpg.Connection:
+    """One connection, or DatabaseUnavailable; only here does an OSError mean the database."""
+    try:
+        return await asyncpg.connect(plain_dsn(url), **connect_arguments(settings))
+    except OSError as error:
+        raise DatabaseUnavailable.now() from error
+
+
+def connect_arguments(settings: Settings) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "timeout": settings.database_pool_timeout_seconds * 2,
+        "server_settings": {"application_name": "bursar"},
+    }
+    if settings.database_unnamed_statements:
+        arguments["statement_cache_size"] = 0
+    return arguments
+
+
+def role_url(owner: URL, role: Role, settings: Settings) -> URL:
+    """Where and how one login role signs in: same server and database, a password of its own.
+
+    Our own server never asks for it: there the operating system says who is calling.
+    """
+    return owner.set(username=role.value, password=role_password(role, settings))
+
+
+def role_password(role: Role, settings: Settings) -> str:
+    """Derived from the secret key, so that no second secret has to be handed around."""
+    key = settings.secret_keys[-1].encode()
+    return hmac.new(key, f"login role {role}".encode(), hashlib.sha256).hexdigest()
+
+
+def plain_dsn(url: URL) -> str:
+    """The address as asyncpg and psql read it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
+    """The transaction of this request, as its Actor: committed before the answer leaves."""
+    if hasattr(request.state, "db"):  # opened already, to look up an Idempotency-Key
+        yield request.state.db
+        return
+    database: Database = request.app.state.database
+    async with database.transaction(request.state.actor.claim) as session:
+        yield session
+
+
+Db = Annotated[AsyncSession, Depends(transaction, scope="function")]

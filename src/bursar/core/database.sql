@@ -1,0 +1,57 @@
+-- What every table stands on. Applied again by `bursar migrate` whenever this file has changed.
+
+-- Who asks, for triggers and defaults; policies read the setting themselves (HOUSE, "Actor").
+create or replace function current_subject() returns uuid
+language sql stable parallel safe
+return nullif(current_setting('request.jwt.claim.sub', true), '')::uuid;
+
+-- Keeps updated_at and version; a row's version is its ETag.
+create or replace function touch() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.updated_at := now();
+  new.version := old.version + 1;
+  return new;
+end $$;
+
+-- How jobs and events are named: by their domain, then by what they are.
+create or replace function is_qualified_name(name text) returns boolean
+language sql immutable parallel safe
+return name ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' and length(name) <= 100;
+
+-- For tables that are written once and then only read.
+create or replace function refuse_change() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  raise exception 'rows of % are never changed or deleted', tg_table_name
+    using errcode = 'restrict_violation';
+end $$;
+
+-- Locks a table for everybody but its owner and forgets what an earlier version of its file
+-- allowed: what stands in the file after this call is all there is.
+create or replace procedure lock_down(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  existing name;
+begin
+  execute format('alter table %s enable row level security', target);
+  execute format('alter table %s force row level security', target);
+  execute format(
+    'revoke all on %s from public, app_user, staff_user, worker_user, analytics_user', target);
+  for existing in select polname from pg_policy where polrelid = target loop
+    execute format('drop policy %I on %s', existing, target);
+  end loop;
+  execute format(
+    'create policy owner on %s to %I using (true) with check (true)', target, current_user);
+end $$;
+
+revoke execute on procedure lock_down(regclass) from public;
+
+-- Idempotency keys: everybody sees and makes their own, nobody changes one.
+call lock_down('idempotency_keys');
+grant select, insert on idempotency_keys to app_user, staff_user;
+create policy own on idempotency_keys to app_user, staff_user
+  using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')))
+  with check (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')));
+grant select, delete on idempotency_keys to worker_user;
+create policy pruned on idempotency_keys to worker_user using (true);

@@ -1,0 +1,124 @@
+"""A POST sent again with its Idempotency-Key has one effect and one answer.
+
+The answer is stored in the transaction of the effect: either both are there or neither is. A crash
+before the commit leaves nothing, and the same key does the work then. An error that was raised
+rolls everything back, so its key may be used again.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from sqlalchemy import LargeBinary, SmallInteger, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bursar.core.database import Base
+from bursar.core.errors import BursarError
+from bursar.core.seal import Seal
+
+SHAPE = re.compile(r"[\x21-\x7e]{1,255}")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+KEPT_HEADERS = ("content-type", "location", "etag")
+
+
+class IdempotencyKey(Base):
+    """The first answer to a key; whose it is says row-level security."""
+
+    __tablename__ = "idempotency_keys"
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    headers: Mapped[dict[str, Any]]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class BadKey(BursarError, status=422, code="idempotency.bad_key"):
+    """An Idempotency-Key has 1 to 255 visible ASCII characters."""
+
+
+class KeyReused(BursarError, status=422, code="idempotency.key_reused"):
+    """The key was used before with another request; a new request needs a new key."""
+
+
+class KeyInFlight(BursarError, status=409, code="idempotency.in_flight"):
+    """The first request with this key is still at work; ask again in a moment."""
+
+
+def own_key(endpoint: Endpoint) -> Endpoint:
+    """Marks a route that keeps its Idempotency-Key itself: one that calls the outside between
+    short transactions (its intent row has the key), or that streams its answer."""
+    endpoint.own_key = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) -> Response:
+    """Answers from the store, or does the work and stores its answer beside it.
+
+    The route's guards have let the caller through: a stored answer too is only for who may ask.
+    """
+    key = request.headers["idempotency-key"]
+    if not SHAPE.fullmatch(key):
+        raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
+    subject = request.state.actor.claim.subject
+    if not subject:
+        return await handler(request)  # nobody: the route answers 401, there is nothing to keep
+    fingerprint = await fingerprint_of(request)
+    seal: Seal = request.app.state.seal
+    async with request.app.state.database.transaction(request.state.actor.claim) as db:
+        request.state.db = db  # the route works in this transaction
+        if stored := await claim_key(db, subject, key):
+            return replay(stored, fingerprint, seal)
+        response = await handler(request)
+        db.add(record(subject, key, fingerprint, response, seal))
+        return response
+
+
+async def fingerprint_of(request: Request) -> bytes:
+    line = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    return hashlib.sha256(line + await request.body()).digest()
+
+
+async def claim_key(db: AsyncSession, subject: str, key: str) -> IdempotencyKey | None:
+    """Locks the key until the transaction ends; two statements, so that the second one sees what
+    was committed before the lock was ours."""
+    lock = text("select pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+    if not await db.scalar(lock, {"name": f"idempotency {subject} {key}"}):
+        raise KeyInFlight(
+            "The first request with this key is still at work; ask again in a moment.",
+            headers={"Retry-After": "1"},
+        )
+    rows = await db.scalars(select(IdempotencyKey).filter_by(subject=subject, key=key))
+    return rows.one_or_none()
+
+
+def replay(stored: IdempotencyKey, fingerprint: bytes, seal: Seal) -> Response:
+    if stored.fingerprint != fingerprint:
+        raise KeyReused(
+            "This Idempotency-Key was used before with another request; take a new one."
+        )
+    headers = {**stored.headers, "Idempotent-Replayed": "true"}
+    return Response(seal.open(stored.body), status_code=stored.status, headers=headers)
+
+
+def record(
+    subject: str, key: str, fingerprint: bytes, response: Response, seal: Seal
+) -> IdempotencyKey:
+    """Sealed, because an answer may hold a secret that is shown once."""
+    body = getattr(response, "body", None)
+    if not isinstance(body, bytes):
+        raise TypeError(f"{response!r} streams: mark its route with @own_key")
+    return IdempotencyKey(
+        subject=subject,
+        key=key,
+        fingerprint=fingerprint,
+        status=response.status_code,
+        headers={name: value for name, value in response.headers.items() if name in KEPT_HEADERS},
+        body=seal.close(body),
+    )

@@ -1,0 +1,37 @@
+"""What is kept but must not be readable in a dump: sealed by a key made from the secret key."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from bursar.core.errors import BursarError
+
+
+class SealBroken(BursarError, status=500, code="seal.broken"):
+    """Something was sealed with a secret key that this installation does not have any more."""
+
+
+class Seal:
+    """Closes with the newest key, opens with all of them; one kind of content, one derived key."""
+
+    def __init__(self, secret_keys: Sequence[str], purpose: str) -> None:
+        self._fernet = MultiFernet([Fernet(derive(key, purpose)) for key in secret_keys])
+
+    def close(self, content: bytes) -> bytes:
+        return self._fernet.encrypt(content)
+
+    def open(self, sealed: bytes) -> bytes:
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken:
+            raise SealBroken(
+                "This was sealed with a secret key that is not in BURSAR_SECRET_KEY any more."
+            ) from None
+
+
+def derive(secret: str, purpose: str) -> bytes:
+    digest = hmac.new(secret.encode(), f"seal {purpose}".encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest)

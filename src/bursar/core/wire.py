@@ -1,0 +1,121 @@
+"""What all bodies share: snake_case for customers, camelCase for staff, either one on input."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from bursar.core import etag, idempotency
+from bursar.core.errors import InvalidInput
+
+JSON = "application/json"
+
+
+def snake_first(name: str) -> AliasChoices:
+    return AliasChoices(name, to_camel(name))
+
+
+def camel_first(name: str) -> AliasChoices:
+    return AliasChoices(to_camel(name), name)
+
+
+class Wire(BaseModel):
+    """A body of the customer API: snake_case out, either case in."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=snake_first),
+        validate_by_name=True,
+        validate_by_alias=True,
+        from_attributes=True,
+    )
+
+
+class StaffWire(Wire):
+    """A body of the staff API: camelCase out, either case in."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=camel_first, serialization_alias=to_camel),
+        serialize_by_alias=True,
+    )
+
+
+def zulu(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[datetime, PlainSerializer(zulu, when_used="json")]
+"""A time on the wire: UTC, ISO 8601, with Z."""
+
+
+class Route(APIRoute):
+    """Every route of Bursar: reads JSON exactly, honours Idempotency-Key and If-None-Match."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        keeps_key = not getattr(self.endpoint, "own_key", False)
+
+        async def handle(request: Request) -> Response:
+            for guard in request.app.state.guards.get(id(request.scope.get("route")), ()):
+                await guard(request)  # before the body is read: who may not ask, costs nothing
+            exact = ExactRequest(request.scope, request.receive)
+            if request.method == "GET":
+                return etag.unless_known(request, await handler(exact))
+            if request.method == "POST" and "idempotency-key" in request.headers and keeps_key:
+                return await idempotency.once(exact, handler)
+            return await handler(exact)
+
+        return handle
+
+
+class ExactRequest(Request):
+    """A request whose JSON numbers stay decimal: no binary float between wire and database."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = exact_json(await self.body())
+        return self._json
+
+
+def exact_json(body: bytes) -> Any:
+    try:
+        text = body.decode()
+        value = json.loads(text, parse_float=finite, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInput.at(
+            "", f"The body is not JSON in UTF-8{place}.", "json_invalid"
+        ) from None
+    if "\\u" in text and not storable(value):
+        raise InvalidInput.at("", "The body holds a NUL or half a character.", "string_unstorable")
+    return value
+
+
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def storable(value: Any) -> bool:
+    """PostgreSQL keeps every character but NUL, and no half of one (a lone surrogate)."""
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return not NUL.search(text)
+
+
+def finite(text: str) -> Decimal:
+    number = Decimal(text)
+    if abs(number.adjusted()) > 400:  # 1e999999999 would fill the memory once it is written out
+        raise ValueError("number out of range")
+    return number
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,20 @@
+"""All tables of Bursar in one place, for migrations and for the check that models match them."""
+
+from typing import Any
+
+from bursar.core import idempotency
+from bursar.core.database import Base
+from bursar.system import models as system
+
+DOMAINS = (idempotency, system)  # importing them is what fills the metadata
+
+target_metadata = Base.metadata
+SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
+    ("alembic_version", "applied_sql", "workers", "events", "event_positions")
+)
+
+
+def ours(thing: Any, name: str | None, kind: str, reflected: bool, _: Any) -> bool:
+    """The tables that models describe; the queue library and migrate itself look after theirs."""
+    elsewhere = str(name) in SQL_ONLY or str(name).startswith("pgqueuer")
+    return not (kind == "table" and reflected and elsewhere)

@@ -1,0 +1,11 @@
+"""${message}."""
+
+from bursar.migrations.script import run
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    run("""
+    """)

@@ -1,0 +1,49 @@
+-- Settings: staff read and change them, the worker reads them, every change is kept.
+
+call lock_down('settings');
+grant select, insert, update on settings to staff_user;
+create policy staff on settings to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select on settings to worker_user;
+create policy worker on settings for select to worker_user using (true);
+
+call lock_down('setting_changes');
+grant select on setting_changes to staff_user;
+create policy staff on setting_changes for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+create or replace function sign_setting() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.updated_by := current_subject();
+  return new;
+end $$;
+
+-- Definer's rights: staff may not write history except through this trigger.
+create or replace function keep_setting_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  insert into setting_changes (key, old, new, changed_by)
+  values (
+    new.key,
+    case when tg_op = 'INSERT' then null else old.value end,
+    new.value,
+    current_subject()
+  );
+  return null;
+end $$;
+revoke execute on function keep_setting_change() from public;
+
+create or replace trigger sign before insert or update on settings
+  for each row execute function sign_setting();
+create or replace trigger touch before update on settings
+  for each row execute function touch();
+create or replace trigger keep_change after insert or update on settings
+  for each row execute function keep_setting_change();
+create or replace trigger refuse_removal before delete on settings
+  for each row execute function refuse_change();
+create or replace trigger refuse_change before update or delete on setting_changes
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on setting_changes
+  for each statement execute function refuse_change();

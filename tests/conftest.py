@@ -1,0 +1,135 @@
+"""What every test may ask for: a database, an application on it, somebody who is signed in."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.app import create_app
+from bursar.auth.actor import Actor
+from bursar.auth.tokens import Tokens
+from bursar.connection import Terms
+from bursar.core.database import Database
+from bursar.core.settings import Settings
+from bursar.server import bind, serve
+from tests import databases
+from tests.world import OLIVIA
+
+servers = ExitStack()
+LOOPBACK = ("127.", "::1", "localhost", "/", "\0")
+
+
+def only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
+    """No test talks to anybody outside of this machine, not even to a name server."""
+    if event == "socket.connect":
+        place = arguments[1]
+        host = str(place[0] if isinstance(place, tuple) else place)
+        if not host.startswith(LOOPBACK):
+            raise AssertionError(f"a test tried to reach {host}")
+
+
+sys.addaudithook(only_loopback)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and not config.option.collectonly:
+        databases.start(servers)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return databases.test_settings()
+
+
+@pytest.fixture(scope="session")
+async def shared_database(settings: Settings) -> AsyncIterator[Database]:
+    """One per worker; nothing is ever committed to it."""
+    url = await databases.clone()
+    database = Database(url, settings)
+    yield database
+    await database.close()
+    await databases.discard(url)
+
+
+@pytest.fixture
+async def db(shared_database: Database) -> AsyncIterator[AsyncSession]:
+    """A transaction as the owner of the company, rolled back at the end."""
+    async with as_actor(shared_database, OLIVIA) as session:
+        yield session
+
+
+class as_actor:  # noqa: N801 - reads as a verb where it is used
+    """`async with as_actor(database, CARL) as db:` a transaction that is never committed."""
+
+    def __init__(self, database: Database, actor: Actor) -> None:
+        self._transaction = database.transaction(actor.claim)
+
+    async def __aenter__(self) -> AsyncSession:
+        return await self._transaction.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> bool:
+        rollback = RuntimeError("rolled back at the end of the test")
+        try:
+            await self._transaction.__aexit__(RuntimeError, rollback, None)
+        except RuntimeError as raised:
+            if raised is not rollback:
+                raise
+        return False
+
+
+@dataclass
+class Live:
+    """A database that commits, and the application on it."""
+
+    url: str
+    settings: Settings
+    app: FastAPI
+
+    @property
+    def database(self) -> Database:
+        database: Database = self.app.state.database
+        return database
+
+    def api(self, actor: Actor | None = None, **headers: str) -> httpx2.AsyncClient:
+        """A client over the whole application, signed in as somebody, or as nobody."""
+        if actor:
+            headers["Authorization"] = f"Bearer {Tokens(self.settings.secret_keys).sign(actor)}"
+        return httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(self.app), base_url="http://bursar", headers=headers
+        )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """The application behind Bursar's own server, on a port of its own; answers the URL."""
+        stop = asyncio.Event()
+        sock = bind("127.0.0.1", 0)
+        terms = Terms(drain_seconds=0, shutdown_seconds=5)
+        task = asyncio.create_task(serve(self.app, sock=sock, should_stop=stop, terms=terms))
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            stop.set()
+            await task
+            sock.close()
+
+
+@pytest.fixture
+async def live_db(settings: Settings) -> AsyncIterator[Live]:
+    """A database of this test's own, for what must commit: concurrency, jobs, crashes, the API."""
+    url = await databases.clone()
+    live = Live(url, settings, create_app(settings, url))
+    yield live
+    await live.database.close()
+    await databases.discard(url)

@@ -1,0 +1,107 @@
+"""A PostgreSQL for the tests: the embedded one, or the external one that a variable names.
+
+One migrated template is made per run; every worker, and every test that commits, gets a clone.
+"""
+
+import asyncio
+import atexit
+import os
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+
+import asyncpg
+from sqlalchemy.engine import URL, make_url
+
+from bursar.core.embedded import Embedded
+from bursar.core.migrate import migrate, rights_and_limits
+from bursar.core.settings import Settings
+
+EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
+ADMIN = "BURSAR_TEST_ADMIN_URL"  # the same, told to the workers of this run
+TEMPLATE = "BURSAR_TEST_TEMPLATE"
+OWNER = "bursar_test"
+OWNER_PASSWORD = "only for databases of tests"
+SECRET = "a secret key that only the tests know"
+
+
+def test_settings(**given: Any) -> Settings:
+    """Settings that owe nothing to the environment of whoever runs the tests."""
+    return Settings(**{"secret_key": SECRET, "data": new_folder(), **given})
+
+
+def new_folder() -> Path:
+    """Short, and open to the ordinary user that PostgreSQL runs as where the tests run as root."""
+    folder = Path(mkdtemp(prefix="bursar-t"))
+    folder.chmod(0o711)
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def start(stack: ExitStack) -> None:
+    """Before the first test, in the process that all workers come from."""
+    admin = os.environ.get(EXTERNAL)
+    if not admin:
+        server = stack.enter_context(Embedded(new_folder(), say=lambda _: None))
+        admin = server.url("postgres", "postgres")
+    os.environ[ADMIN] = admin
+    os.environ[TEMPLATE] = f"bursar_test_{secrets.token_hex(4)}"
+    asyncio.run(make_template())
+    stack.callback(lambda: asyncio.run(drop(os.environ[TEMPLATE])))
+
+
+async def make_template() -> None:
+    await administer(
+        f"""do $$ begin
+          if not exists (select from pg_roles where rolname = '{OWNER}') then
+            create role {OWNER} login createrole password '{OWNER_PASSWORD}';
+          end if;
+        end $$""",
+        f"create database {os.environ[TEMPLATE]} owner {OWNER}",
+    )
+    await migrate(url_of(os.environ[TEMPLATE]), test_settings(), lambda _: None)
+
+
+async def clone() -> str:
+    """A database of its own, migrated, empty; its address as the owner."""
+    name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
+    await administer(f"create database {name} template {os.environ[TEMPLATE]} owner {OWNER}")
+    owner = await asyncpg.connect(url_of(name))
+    try:
+        await owner.execute(";".join(rights_and_limits(name, Settings())))
+    finally:
+        await owner.close()
+    return url_of(name)
+
+
+async def discard(url: str) -> None:
+    await drop(str(make_url(url).database))
+
+
+async def drop(name: str) -> None:
+    await administer(f"drop database if exists {name} with (force)")
+
+
+async def administer(*statements: str) -> None:
+    connection = await asyncpg.connect(os.environ[ADMIN])
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def url_of(name: str) -> str:
+    admin: URL = make_url(os.environ[ADMIN])
+    password = None if "host" in admin.query else OWNER_PASSWORD
+    url = admin.set(username=OWNER, password=password, database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def raw(url: str, user: str | None = None) -> str:
+    """The address for asyncpg, as the owner or as somebody else."""
+    parsed = make_url(url)
+    return (parsed.set(username=user) if user else parsed).render_as_string(hide_password=False)

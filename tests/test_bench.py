@@ -1,0 +1,160 @@
+"""What bench/ says is what it measured, and it does not praise what was not measured well."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+from bench import __main__ as command
+from bench import harness, load
+from bench.harness import Claim, Contender, Report
+from bench.load import Ask, Job, WrongAnswer
+from bench.programs import ROOT
+
+
+def compare(own: list[float], peer: list[float], *claims: Claim) -> Report:
+    """A report over rounds that are known."""
+    contenders = [
+        Contender("own", "ours", iter(own).__next__),
+        Contender("peer", "theirs", iter(peer).__next__),
+    ]
+    return harness.run("entry", "A title", "units", contenders, claims, len(own))
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+
+    def turn(name: str) -> float:
+        order.append(name)
+        return 1.0
+
+    contenders = [Contender(name, "", lambda name=name: turn(name)) for name in "ABC"]
+    harness.run("entry", "A title", "units", contenders, [], 3)
+    assert "".join(order) == "ABCABCABC"
+
+
+def test_a_ratio_is_that_of_the_medians_and_its_rounds_are_pairs() -> None:
+    report = compare([10, 30, 20], [10, 10, 40], Claim("own", 1.5, at_least=True, peer="peer"))
+    [verdict] = report.verdicts
+    assert [figure.median for figure in report.figures] == [20, 10]
+    assert verdict.value == 2
+    assert verdict.rounds == (1, 3, 0.5)
+    assert verdict.reached
+
+
+@pytest.mark.parametrize(
+    ("own", "warned"),
+    [
+        ([10, 11, 10, 11, 10], None),
+        ([10, 10, 50, 10, 10], None),  # one bad round of five is not in the median either
+        ([10, 14, 11, 9, 15], "little"),
+        ([10, 10], "do not tell"),
+    ],
+)
+def test_a_ratio_without_meaning_is_called_so(own: list[float], warned: str | None) -> None:
+    claim = Claim("own", 0.5, at_least=True, peer="peer")
+    report = compare(own, [10.0] * len(own), claim)
+    warning = report.verdicts[0].warning
+    assert warning is None if warned is None else warned in str(warning)
+    assert ("WARNING" in harness.as_text(report)) is (warned is not None)
+
+
+@pytest.mark.parametrize(
+    ("claim", "reached"),
+    [
+        (Claim("own", 10, at_least=True), True),
+        (Claim("own", 10, at_least=False), True),
+        (Claim("own", 11, at_least=True), False),
+        (Claim("own", 9, at_least=False), False),
+        (Claim("own", 2.5, at_least=True, peer="peer"), False),
+        (Claim("own", 2.5, at_least=False, peer="peer"), True),
+    ],
+)
+def test_a_target_is_reached_or_not(claim: Claim, reached: bool) -> None:
+    report = compare([10, 10, 10], [5, 5, 5], claim)
+    assert report.reached is reached
+    assert ("NOT REACHED" in harness.as_text(report)) is not reached
+    assert command.exit_code([report], strict=True) == int(not reached)
+    assert command.exit_code([report], strict=False) == 0
+
+
+def test_rounds_that_disagree_about_a_target_are_mentioned() -> None:
+    doubtful = compare([9, 11, 12], [1, 1, 1], Claim("own", 10, at_least=True))
+    assert doubtful.reached
+    assert doubtful.verdicts[0].doubt == "some rounds say otherwise"
+    assert compare([11, 12, 13], [1] * 3, Claim("own", 10, at_least=True)).verdicts[0].doubt is None
+
+
+class Sayings(BaseHTTPRequestHandler):
+    """Answers with what the path says: /status/body."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body together
+
+    def do_GET(self) -> None:
+        _, status, body = self.path.split("/")
+        self.send_response(int(status))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
+        return
+
+
+@contextmanager
+def sayings() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Sayings) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_the_generator_counts_right_answers() -> None:
+    with sayings() as port:
+        asks = [Ask("/200/good", "good"), Ask("/200/fine", "fine")]
+        outcome = load.run(Job(port, asks, clients=4, seconds=5, requests=200))
+    assert 200 <= outcome.requests < 204
+    assert 0 < outcome.p50_ms <= outcome.p99_ms <= outcome.max_ms
+    assert outcome.per_second == outcome.requests / outcome.seconds
+
+
+@pytest.mark.parametrize("path", ["/500/good", "/200/bad", "/404/bad"])
+def test_the_generator_refuses_wrong_answers(path: str) -> None:
+    with sayings() as port, pytest.raises(WrongAnswer, match=path):
+        load.run(Job(port, [Ask(path, "good")], clients=2, seconds=5))
+
+
+def test_an_entry_that_does_not_exist_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["speed"])
+    assert ended.value.code == 2
+    assert "read, start, memory" in capsys.readouterr().err
+
+
+def test_the_read_is_measured_beside_its_peers() -> None:
+    """Real programs for one short round; whether a target is reached is not for a busy machine."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "read", "--quick", "--seconds", "0.5", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [report] = json.loads(done.stdout)
+    assert [figure["name"] for figure in report["figures"]] == [
+        "bursar",
+        "hand-written",
+        "usual handler",
+    ]
+    assert all(figure["median"] > 50 for figure in report["figures"])
+    assert all(target["value"] > 0 for target in report["targets"])

@@ -1,0 +1,258 @@
+"""`bursar serve` from its first start to its last line, through everything that can befall it."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests import databases
+from tests.databases import SECRET
+from tests.programs import (
+    USERS,
+    Run,
+    Serving,
+    User,
+    bursar,
+    new_folder,
+    postgres_in,
+    postmaster,
+    remove,
+    serving,
+    until,
+)
+
+SETTINGS = "/api/v1/admin/settings"
+ANYWHERE = Path("/")
+
+
+@pytest.fixture
+def empty() -> Iterator[Path]:
+    """A place for data, where nothing may be at work in the end."""
+    folder = new_folder()
+    yield folder / "data"
+    left = postgres_in(folder)
+    remove(folder)
+    assert not left, "PostgreSQL was left behind"
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    folder = new_folder()
+    assert bursar("demo", "--data", folder / "data").code == 0
+    yield folder / "data"
+    remove(folder)
+
+
+@pytest.fixture
+def home(empty: Path, made: Path) -> Path:
+    """A data folder with a finished, stopped database: a copy of one that was made once."""
+    subprocess.run(["cp", "-a", made, empty], check=True)
+    return empty
+
+
+@pytest.fixture
+async def elsewhere() -> AsyncIterator[str]:
+    """The address of an external database, migrated."""
+    url = await databases.clone()
+    yield url
+    await databases.discard(url)
+
+
+def outside(url: str, **given: str) -> dict[str, str]:
+    return {"DATABASE_URL": url, "BURSAR_SECRET_KEY": SECRET, **given}
+
+
+# Start and stop
+
+
+@pytest.mark.parametrize("user", USERS, ids=lambda user: "root" if user.uid == 0 else "ordinary")
+def test_a_first_start_serves_and_a_stop_leaves_nothing(user: User) -> None:
+    base = new_folder(user)
+    data = base / "data"
+    try:
+        with serving("--demo", "--data", data, user=user, folder=ANYWHERE) as server:
+            for role in ("owner", "support"):
+                signed_in = {"authorization": f"Bearer {server.tokens[role]}"}
+                assert server.get(SETTINGS, **signed_in).status_code == 200
+            assert server.get(SETTINGS).status_code == 401
+            for path in ("/docs", "/ready", "/health"):
+                assert server.status(path) == 200
+            assert postgres_in(data)
+            ended = server.stop()
+        assert (ended.code, ended.stdout) == (0, "")
+        assert ended.stderr.endswith("stopped\n")
+        assert postgres_in(data) == []
+    finally:
+        remove(base)
+
+
+def test_life_beside_a_server(home: Path) -> None:
+    """Commands use its database; another server on its folder says so and ends at once."""
+    with serving("--data", home) as server:
+        began = time.monotonic()
+        second = bursar("serve", "--data", home, "--port", 0)
+        assert second.code == 5
+        assert f"is already in use by process {server.process.pid}" in second.last_line
+        assert time.monotonic() - began < 10
+        for command in (["migrate"], ["demo"], ["doctor"], ["jobs", "list"]):
+            assert bursar(*command, "--data", home).code == 0
+        assert bursar("psql", "--data", home, "--", "-Atc", "select 1").stdout == "1\n"
+        token = bursar("staff", "token", "--role", "support", "--data", home).stdout.strip()
+        assert server.get(SETTINGS, authorization=f"Bearer {token}").status_code == 200
+        assert server.stop(signal.SIGINT).code == 0
+
+
+def test_a_stop_while_it_starts_leaves_nothing_at_work(empty: Path) -> None:
+    run = Run("serve", "--data", empty, "--port", 0)
+    run.until_said("making a new database")
+    ended = run.stop()
+    run.discard()
+    assert ended.code == 128 + signal.SIGTERM
+    assert postgres_in(empty) == []
+    assert not (empty / "postgres").exists()
+
+
+def test_a_metrics_port_in_use_leaves_nothing(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        given = {"BURSAR_METRICS_PORT": str(port)}
+        ended = bursar("serve", "--data", home, "--port", 0, **given)
+    assert ended.code == 5
+    assert ended.last_line.startswith(f"Port {port} for metrics cannot be used")
+
+
+# What can befall it
+
+
+def test_a_database_that_dies_is_missed_for_a_moment(home: Path) -> None:
+    with serving("--data", home, "--demo") as server:
+        signed_in = {"authorization": f"Bearer {server.tokens['owner']}"}
+        os.kill(postmaster(home), signal.SIGKILL)
+        seen: list[httpx2.Response] = []
+        until(lambda: ask(server, seen, signed_in) == 200 and len(seen) > 3, "the settings again")
+        missed = [answer for answer in seen if answer.status_code != 200]
+        for answer in missed:
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"]
+            assert answer.json()["code"].startswith("database.")
+        assert missed, "the database was back before anybody asked"
+        until(lambda: server.status("/ready") == 200, "a worker that goes on")
+        assert server.stop().code == 0
+
+
+def ask(server: Serving, seen: list[httpx2.Response], headers: dict[str, str]) -> int:
+    seen.append(server.get(SETTINGS, **headers))
+    return seen[-1].status_code
+
+
+def test_ready_says_no_while_it_stops(home: Path) -> None:
+    with serving("--data", home, BURSAR_DRAIN_SECONDS="3") as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert until(lambda: server.status("/ready") != 200 and server.status("/ready"), "a no")
+        answer = server.get("/ready")
+        assert answer.status_code == 503
+        assert answer.json()["parts"]["process"]["detail"] == "stopping"
+        assert server.end().code == 0
+
+
+# Several processes
+
+
+def test_several_processes_are_one_server(home: Path) -> None:
+    port = free_port()
+    given = {
+        "BURSAR_METRICS_PORT": str(port),
+        "BURSAR_METRICS_TOKEN": "t0ken",
+        "PYTHONWARNINGS": "",
+    }
+    with serving("--data", home, "--workers", 2, **given) as server:
+        children = until(lambda: all_three(server), "two for the API and one for jobs")
+        assert len({ask_once(server) for _ in range(20)}) == 1
+        counted = health_count(server.get("/metrics", authorization="Bearer t0ken").text)
+        assert counted == 20
+        assert health_count(httpx2.get(f"http://127.0.0.1:{port}/metrics").text) == 20
+        for child in children:
+            child.kill()
+        server.until_said("again in 0.5 s")
+        replaced = until(lambda: all_three(server), "three others")
+        assert not {child.pid for child in replaced} & {child.pid for child in children}
+        until(lambda: server.status("/ready") == 200, "ready again")
+        assert server.stop().code == 0
+        assert not any(child.is_running() for child in replaced)
+
+
+def all_three(server: Serving) -> list[psutil.Process]:
+    children = server.children
+    return children if len(children) == 3 else []
+
+
+def ask_once(server: Serving) -> int:
+    """On a connection of its own, so that any of the processes may take it."""
+    return httpx2.get(f"{server.base}/health").status_code
+
+
+def health_count(metrics: str) -> float:
+    name = 'bursar_requests_total{method="GET",route="/health",status="200"} '
+    return float(next(line for line in metrics.splitlines() if line.startswith(name)).split()[-1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def test_after_a_kill_nothing_serves_and_the_next_server_takes_over(home: Path) -> None:
+    with serving("--data", home, "--workers", 1) as first:
+        children, database = first.children, postmaster(home)
+        first.kill()
+        assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert len(children) == 2
+    with serving("--data", home) as second:
+        assert postmaster(home) == database
+        assert second.stop().code == 0
+
+
+# An external database
+
+
+async def test_an_external_database_is_served(elsewhere: str) -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    given = outside(nowhere, BURSAR_DATABASE_URL=elsewhere)  # the name of our own is meant for us
+    with serving(**given) as server:
+        assert server.stop().code == 0
+        assert "starting the database" not in server.said
+
+
+async def test_an_external_database_is_migrated_by_who_asks_for_it() -> None:
+    url = await databases.clone()
+    await databases.discard(url)
+    name = url.partition("?")[0].rpartition("/")[2]
+    await databases.administer(f"create database {name} owner {databases.OWNER}")
+    given = outside(url)
+    try:
+        refused = bursar("serve", "--port", 0, **given)
+        assert refused.code == 1
+        assert refused.line.startswith("The database is at nothing, this Bursar needs ")
+        assert refused.line.endswith(": run `bursar migrate`.")
+        assert bursar("worker", **given).code == 1
+        assert bursar("migrate", **given).code == 0
+        with serving(**given) as server:
+            assert server.stop().code == 0
+    finally:
+        await databases.discard(url)
+
+
+async def test_a_worker_works_beside_servers(elsewhere: str) -> None:
+    run = Run("worker", **outside(elsewhere))
+    run.until_said("running jobs")
+    ended = run.stop()
+    run.discard()
+    assert (ended.code, ended.stdout) == (0, "")
