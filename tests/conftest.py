@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.app import create_app
-from bursar.auth.actor import Actor
+from bursar.auth.actor import Actor, Origin
 from bursar.auth.tokens import Tokens
 from bursar.connection import Terms
 from bursar.core.database import Database
@@ -74,7 +74,7 @@ class as_actor:  # noqa: N801 - reads as a verb where it is used
     """`async with as_actor(database, CARL) as db:` a transaction that is never committed."""
 
     def __init__(self, database: Database, actor: Actor) -> None:
-        self._transaction = database.transaction(actor.claim)
+        self._transaction = database.transaction(actor.claim, origin=Origin(actor))
 
     async def __aenter__(self) -> AsyncSession:
         return await self._transaction.__aenter__()

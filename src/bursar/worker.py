@@ -19,6 +19,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import tasks as accounts_tasks
+from bursar.audit import tasks as audit_tasks
+from bursar.auth import tasks as auth_tasks
 from bursar.core import events, failures, jobs, queue, relay, schedule, tasks
 from bursar.core.database import (
     WORKER,
@@ -37,7 +40,10 @@ log = logging.getLogger(__name__)
 
 DOMAINS = (
     tasks,
+    auth_tasks,
+    audit_tasks,
     system_tasks,
+    accounts_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

@@ -27,6 +27,14 @@ DATABASE_ROLES = {
 }
 
 
+class Scope(StrEnum):
+    """How much of what they may do an access token carries."""
+
+    FULL = "full"
+    READ = "read"  # staff who look at the portal as a customer, without leave to write
+    ENROL = "enrol"  # staff who still owe their second factor: their own account, nothing else
+
+
 @dataclass(frozen=True)
 class Actor:
     """Made once per request from verified facts; a handler never looks at a token itself."""
@@ -35,6 +43,9 @@ class Actor:
     id: UUID | None = None
     role: StaffRole | None = None
     on_behalf_of: UUID | None = None  # the customer whose key it is
+    session: UUID | None = None
+    impersonator: UUID | None = None  # the member of staff who acts as this customer
+    scope: Scope = Scope.FULL
 
     @cached_property
     def claim(self) -> Claim:
@@ -48,10 +59,20 @@ class Actor:
     @cached_property
     def name(self) -> str:
         """As the log writes it."""
-        return f"{self.kind}:{self.id}" if self.id else str(self.kind)
+        name = f"{self.kind}:{self.id}" if self.id else str(self.kind)
+        return f"{name} by staff:{self.impersonator}" if self.impersonator else name
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose doing a transaction is, and where it came from; the audit writes it down."""
+
+    actor: Actor
+    address: str | None = None
+    request_id: str | None = None
 
 
 ANYBODY = Actor(Kind.NOBODY)

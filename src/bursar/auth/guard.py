@@ -6,9 +6,10 @@ from fastapi import Depends
 from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
-from bursar.auth.actor import ANYBODY, Actor, Kind
+from bursar.auth.actor import ANYBODY, Actor, Kind, Origin, Scope
 from bursar.auth.permissions import Permission
 from bursar.auth.tokens import BadToken, Tokens
 from bursar.core.errors import BursarError
@@ -28,10 +29,12 @@ class Identify:
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
         self.app, self.tokens = app, tokens
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             state = scope.setdefault("state", {})
-            state["actor"], state["bad_token"] = self.resolve(bearer(scope))
+            actor, state["bad_token"] = self.resolve(bearer(scope))
+            state["actor"], state["claim"] = actor, actor.claim
+            state["origin"] = Origin(actor, address(scope), state.get("request_id"))
         await self.app(scope, receive, send)
 
     def resolve(self, token: str | None) -> tuple[Actor, BadToken | None]:
@@ -43,7 +46,7 @@ class Identify:
             return ANYBODY, error
 
 
-def bearer(scope: Scope) -> str | None:
+def bearer(scope: Connection) -> str | None:
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
@@ -51,13 +54,41 @@ def bearer(scope: Scope) -> str | None:
     return None
 
 
+def address(scope: Connection) -> str | None:
+    """Where the caller is; the server has put in what a trusted proxy says (X-Forwarded-For)."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
+SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+class SecondFactorNeeded(BursarError, status=403, code="auth.second_factor_needed"):
+    """This installation asks staff for a second factor: set one up for your account first."""
+
+
+class ReadOnly(BursarError, status=403, code="auth.read_only"):
+    """You look at this customer's account as a member of staff, without leave to change it."""
+
+
+class NotForOthers(BursarError, status=403, code="auth.not_for_others"):
+    """Only the customer may do this, nobody in their name."""
+
+
 class Guard(SecurityBase):
     """A dependency that lets one kind of caller through, and gives the route its Actor."""
 
     is_guard = True  # how core, which knows nothing of auth, finds it among dependencies
 
-    def __init__(self, *kinds: Kind, permission: Permission | None = None) -> None:
+    def __init__(
+        self,
+        *kinds: Kind,
+        permission: Permission | None = None,
+        in_person: bool = False,
+        enrolling: bool = False,
+    ) -> None:
         self.kinds, self.permission = kinds, permission
+        self.in_person, self.enrolling = in_person, enrolling
         self.model = BearerModel(bearerFormat="JWT")
         self.scheme_name = "access_token"
 
@@ -69,7 +100,18 @@ class Guard(SecurityBase):
             raise NotAllowed(f"This is for {' and '.join(self.kinds)} only.")
         if self.permission and not actor.may(self.permission):
             raise NotAllowed(f"This needs the permission {self.permission}.")
+        if actor.scope is not Scope.FULL or actor.impersonator:
+            self.narrow(actor, request.scope.get("method", "GET"))
         return actor
+
+    def narrow(self, actor: Actor, method: str) -> None:
+        """What a token that carries less than its bearer may do is refused for."""
+        if actor.scope is Scope.ENROL and not self.enrolling:
+            raise SecondFactorNeeded("Set up your second factor first: POST admin/auth/totp.")
+        if actor.impersonator and self.in_person:
+            raise NotForOthers("Only the customer may do this, nobody in their name.")
+        if actor.scope is Scope.READ and method not in SAFE:
+            raise ReadOnly("You act as this customer to look, not to change anything.")
 
 
 def challenge(bad_token: BadToken | None) -> BursarError:
@@ -94,4 +136,6 @@ def staff(permission: Permission) -> Any:
 
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))
+in_person: Any = Depends(Guard(Kind.CUSTOMER, in_person=True))
+staff_member: Any = Depends(Guard(Kind.STAFF, enrolling=True))
 everyone: Any = Depends(Everyone())

@@ -4,11 +4,12 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
 
-from bursar.auth.actor import Actor, Kind
+from bursar.auth.actor import Actor, Kind, Scope
 from bursar.auth.permissions import StaffRole
 from bursar.core.errors import BursarError
 
@@ -37,7 +38,7 @@ class Tokens:
 
     def sign(self, actor: Actor, *, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
         now = int(time.time())
-        claims = {
+        claims: dict[str, Any] = {
             "iss": ISSUER,
             "aud": actor.kind,
             "sub": str(actor.id),
@@ -47,6 +48,12 @@ class Tokens:
         }
         if actor.role:
             claims["role"] = actor.role
+        if actor.session:
+            claims["sid"] = str(actor.session)
+        if actor.impersonator:
+            claims["act"] = {"sub": str(actor.impersonator)}  # RFC 8693
+        if actor.scope is not Scope.FULL:
+            claims["scope"] = actor.scope
         headers = {"kid": key_id(self._signing), "typ": TYPE}
         return jwt.encode(claims, self._signing, ALGORITHM, headers)
 
@@ -99,7 +106,13 @@ def key_id(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()[:8]
 
 
-def actor_of(claims: dict[str, str]) -> Actor:
+def actor_of(claims: dict[str, Any]) -> Actor:
     kind = Kind(claims["aud"])
-    role = StaffRole(claims["role"]) if kind is Kind.STAFF else None
-    return Actor(kind, UUID(claims["sub"]), role)
+    return Actor(
+        kind,
+        UUID(claims["sub"]),
+        StaffRole(claims["role"]) if kind is Kind.STAFF else None,
+        session=UUID(claims["sid"]) if "sid" in claims else None,
+        impersonator=UUID(claims["act"]["sub"]) if "act" in claims else None,
+        scope=Scope(claims.get("scope", Scope.FULL)),
+    )

@@ -57,6 +57,7 @@ class Role(StrEnum):
     """The login roles: each has a pool of its own, none may switch to another."""
 
     CUSTOMER = "app_user"
+    DOOR = "auth_user"  # sign-in: reads secrets of people, and nothing of their business
     STAFF = "staff_user"
     WORKER = "worker_user"
     ANALYTICS = "analytics_user"
@@ -96,12 +97,17 @@ class Database:
         self._pools: dict[Role, HotPool] = {}
 
     @asynccontextmanager
-    async def transaction(self, claim: Claim) -> AsyncIterator[AsyncSession]:
-        """Commits when the block ends well, rolls back when it does not."""
+    async def transaction(
+        self, claim: Claim, *, origin: object = None
+    ) -> AsyncIterator[AsyncSession]:
+        """Commits when the block ends well, rolls back when it does not.
+
+        `origin` says for the audit whose doing it is (auth's Origin); core only carries it.
+        """
         session = AsyncSession(
             self.engine(claim.role),
             sync_session_class=ClaimedSession,
-            info={"claim": claim},
+            info={"claim": claim, "origin": origin},
             expire_on_commit=False,
         )
         async with session:
@@ -270,7 +276,8 @@ async def transaction(request: Request) -> AsyncIterator[AsyncSession]:
         yield request.state.db
         return
     database: Database = request.app.state.database
-    async with database.transaction(request.state.actor.claim) as session:
+    state = request.state
+    async with database.transaction(state.claim, origin=state.origin) as session:
         yield session
 
 

@@ -37,7 +37,7 @@ begin
   execute format('alter table %s enable row level security', target);
   execute format('alter table %s force row level security', target);
   execute format(
-    'revoke all on %s from public, app_user, staff_user, worker_user, analytics_user', target);
+    'revoke all on %s from public, app_user, auth_user, staff_user, worker_user, analytics_user', target);
   for existing in select polname from pg_policy where polrelid = target loop
     execute format('drop policy %I on %s', existing, target);
   end loop;
@@ -53,5 +53,10 @@ grant select, insert on idempotency_keys to app_user, staff_user;
 create policy own on idempotency_keys to app_user, staff_user
   using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')))
   with check (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')));
+-- The door also keeps those of people who are not signed in yet: signing up is a POST too.
+grant select, insert on idempotency_keys to auth_user;
+create policy door on idempotency_keys to auth_user
+  using (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')))
+  with check (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')));
 grant select, delete on idempotency_keys to worker_user;
 create policy pruned on idempotency_keys to worker_user using (true);

@@ -26,7 +26,7 @@ begin
   insert into events (name, payload, published_by) values (name, payload::jsonb, session_user);
 end $$;
 revoke execute on function publish_event(text, json) from public;
-grant execute on function publish_event(text, json) to app_user, staff_user, worker_user;
+grant execute on function publish_event(text, json) to app_user, auth_user, staff_user, worker_user;
 
 -- Wakes the relay when the transaction commits; many events of one transaction wake it once.
 create or replace function announce_events() returns trigger

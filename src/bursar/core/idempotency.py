@@ -16,10 +16,11 @@ from sqlalchemy import LargeBinary, SmallInteger, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bursar.core.database import Base
+from bursar.core.database import Base, Role
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
 
+NOBODY = "nobody"  # who signs up is nobody yet; the request itself, password and all, is the proof
 SHAPE = re.compile(r"[\x21-\x7e]{1,255}")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 KEPT_HEADERS = ("content-type", "location", "etag")
@@ -66,21 +67,23 @@ async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) 
     key = request.headers["idempotency-key"]
     if not SHAPE.fullmatch(key):
         raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
-    subject = request.state.actor.claim.subject
+    state = request.state
+    subject = state.claim.subject or (NOBODY if state.claim.role is Role.DOOR else None)
     if not subject:
         return await handler(request)  # nobody: the route answers 401, there is nothing to keep
-    fingerprint = await fingerprint_of(request)
+    content = await content_of(request)
     seal: Seal = request.app.state.seal
-    async with request.app.state.database.transaction(request.state.actor.claim) as db:
+    async with request.app.state.database.transaction(state.claim, origin=state.origin) as db:
         request.state.db = db  # the route works in this transaction
         if stored := await claim_key(db, subject, key):
-            return replay(stored, fingerprint, seal)
+            return replay(stored, content, seal)
         response = await handler(request)
-        db.add(record(subject, key, fingerprint, response, seal))
+        db.add(record(subject, key, content, response, seal))
         return response
 
 
-async def fingerprint_of(request: Request) -> bytes:
+async def content_of(request: Request) -> bytes:
+    """What makes it this request. Only its mark is kept: there may be a password in it."""
     line = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
     return hashlib.sha256(line + await request.body()).digest()
 
@@ -98,8 +101,8 @@ async def claim_key(db: AsyncSession, subject: str, key: str) -> IdempotencyKey 
     return rows.one_or_none()
 
 
-def replay(stored: IdempotencyKey, fingerprint: bytes, seal: Seal) -> Response:
-    if stored.fingerprint != fingerprint:
+def replay(stored: IdempotencyKey, content: bytes, seal: Seal) -> Response:
+    if not seal.knows(content, stored.fingerprint):
         raise KeyReused(
             "This Idempotency-Key was used before with another request; take a new one."
         )
@@ -108,7 +111,7 @@ def replay(stored: IdempotencyKey, fingerprint: bytes, seal: Seal) -> Response:
 
 
 def record(
-    subject: str, key: str, fingerprint: bytes, response: Response, seal: Seal
+    subject: str, key: str, content: bytes, response: Response, seal: Seal
 ) -> IdempotencyKey:
     """Sealed, because an answer may hold a secret that is shown once."""
     body = getattr(response, "body", None)
@@ -117,7 +120,7 @@ def record(
     return IdempotencyKey(
         subject=subject,
         key=key,
-        fingerprint=fingerprint,
+        fingerprint=seal.mark(content),
         status=response.status_code,
         headers={name: value for name, value in response.headers.items() if name in KEPT_HEADERS},
         body=seal.close(body),

@@ -45,7 +45,7 @@ InSteps = Callable[["Run"], Awaitable[None]]
 Function = InOneTransaction | InSteps
 OpenTransaction = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
-ANYBODY = frozenset({Role.CUSTOMER, Role.STAFF, Role.WORKER})
+ANYBODY = frozenset({Role.CUSTOMER, Role.DOOR, Role.STAFF, Role.WORKER})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ create policy working on pgqueuer_schedules to worker_user using (true) with che
 call lock_down('pgqueuer_statistics');
 
 revoke all on sequence pgqueuer_id_seq, pgqueuer_schedules_id_seq, pgqueuer_log_id_seq
-  from public, app_user, staff_user, worker_user;
+  from public, app_user, auth_user, staff_user, worker_user;
 grant usage on sequence pgqueuer_schedules_id_seq to worker_user;
 
 -- The one way onto the queue, with what PgQueuer's own adding does: row, log row, unique key; its
@@ -67,11 +67,11 @@ begin
 end $$;
 revoke execute on function enqueue_job(text, json, text, timestamptz) from public;
 grant execute on function enqueue_job(text, json, text, timestamptz)
-  to app_user, staff_user, worker_user;
+  to app_user, auth_user, staff_user, worker_user;
 
 -- Whether a worker lives is for everybody: /ready asks before anyone has signed in.
 call lock_down('workers');
-grant select on workers to app_user, staff_user;
-create policy reading on workers for select to app_user, staff_user using (true);
+grant select on workers to app_user, auth_user, staff_user;
+create policy reading on workers for select to app_user, auth_user, staff_user using (true);
 grant select, insert, update, delete on workers to worker_user;
 create policy working on workers to worker_user using (true) with check (true);

@@ -33,7 +33,12 @@ SQL_FILES = (  # lower domains first
     "core/database.sql",
     "core/jobs.sql",
     "core/events.sql",
+    "core/mail.sql",
+    "auth/sessions.sql",
+    "auth/throttle.sql",
+    "audit/database.sql",
     "system/database.sql",
+    "accounts/database.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -13,6 +13,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, PlainS
 from pydantic.alias_generators import to_camel
 
 from bursar.core import etag, idempotency
+from bursar.core.database import Claim, Role
 from bursar.core.errors import InvalidInput
 
 JSON = "application/json"
@@ -57,11 +58,15 @@ Moment = Annotated[datetime, PlainSerializer(zulu, when_used="json")]
 class Route(APIRoute):
     """Every route of Bursar: reads JSON exactly, honours Idempotency-Key and If-None-Match."""
 
+    role: Role | None = None  # works as its caller, unless a kind of route says otherwise
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         keeps_key = not getattr(self.endpoint, "own_key", False)
 
         async def handle(request: Request) -> Response:
+            if self.role:
+                request.state.claim = Claim(self.role, request.state.claim.subject)
             for guard in request.app.state.guards.get(id(request.scope.get("route")), ()):
                 await guard(request)  # before the body is read: who may not ask, costs nothing
             exact = ExactRequest(request.scope, request.receive)
@@ -72,6 +77,12 @@ class Route(APIRoute):
             return await handler(exact)
 
         return handle
+
+
+class DoorRoute(Route):
+    """A route of the door: sign-in and what guards it, which read secrets that no caller may."""
+
+    role = Role.DOOR
 
 
 class ExactRequest(Request):

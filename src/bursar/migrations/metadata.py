@@ -2,11 +2,21 @@
 
 from typing import Any
 
-from bursar.core import idempotency
+from bursar.accounts import models as accounts
+from bursar.audit import models as audit
+from bursar.auth import models as auth
+from bursar.core import idempotency, mail
 from bursar.core.database import Base
 from bursar.system import models as system
 
-DOMAINS = (idempotency, system)  # importing them is what fills the metadata
+DOMAINS = (
+    idempotency,
+    mail,
+    auth,
+    audit,
+    system,
+    accounts,
+)  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
 SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
