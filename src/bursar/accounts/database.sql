@@ -1,1 +1,2 @@
 -- Customers and staff.
+select 1;

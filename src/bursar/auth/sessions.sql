@@ -1,1 +1,2 @@
 -- Sessions.
+select 1;

@@ -1,1 +1,2 @@
 -- Throttles.
+select 1;

@@ -1,1 +1,2 @@
 -- The outbox of mails.
+select 1;
