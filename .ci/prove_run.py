@@ -26,11 +26,12 @@ def main() -> None:
         start_new_session=True,
     )
     try:
-        token = read_token(process)
+        password, token = read_sign_in(process)
         base = f"http://127.0.0.1:{port}"
         look(f"{base}/ready", "ready")
         look(f"{base}/docs", "swagger-ui")
         look(f"{base}/api/v1/admin/settings", "cache_ttl_seconds", token)
+        look(f"{base}/api/v1/admin/users", "carl@example.com", sign_in(base, password))
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=STOP_SECONDS)
         nothing_left(process.pid)
@@ -46,13 +47,26 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def read_token(process: "subprocess.Popen[str]") -> str:
-    """What it prints while it starts, up to the demo sign-in of the owner."""
+def read_sign_in(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What it prints while it starts: the demo password, and last the token for the docs."""
+    password = ""
     for line in process.stderr or ():
         sys.stdout.write(line if len(line) < 120 else line[:60] + "…\n")
-        if found := re.search(r"owner\s+(ey\S+)", line):
-            return found[1]
-    raise SystemExit("make run did not come to its demo sign-in")
+        if found := re.search(r"with the password (\S+)", line):
+            password = found[1]
+        if found := re.search(r"^\s+(ey\S+)", line):
+            return password, found[1]
+    raise SystemExit("make run did not come to its demo sign-ins")
+
+
+def sign_in(base: str, password: str) -> str:
+    body = json.dumps({"email": "olivia@ternandtide.example", "password": password}).encode()
+    request = urllib.request.Request(
+        f"{base}/api/v1/admin/auth/login", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        token: str = json.load(answer)["accessToken"]
+    return token
 
 
 def look(url: str, expected: str, token: str | None = None) -> None:

@@ -8,7 +8,18 @@ import sys
 from bench.harness import Plan, Report, as_dict, as_text, say
 from bench.programs import BenchFailed
 
-ENTRIES = ("read", "start", "memory")
+ENTRIES = (
+    "read",
+    "start",
+    "memory",
+    "audit",
+    "imports",
+    "sign_in",
+    "strangers",
+    "crowd",
+    "identify",
+    "search",
+)
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from bursar.app import know_routes
+from bursar.audit import service as audit
 from bursar.auth.actor import Actor
 from bursar.auth.guard import customer
 from bursar.core import etag
@@ -98,6 +99,7 @@ async def add_note(db: Db, note: NoteIn, response: Response) -> NoteOut:
     db.add(row)
     await db.flush()
     await db.refresh(row)
+    await audit.record(db, "notes.added", "note", row.id, after={"body": row.body})
     if note.sleep_seconds:
         await db.execute(text("select pg_sleep(:s)"), {"s": note.sleep_seconds})
     response.headers["ETag"] = etag.of(row.version)
@@ -121,9 +123,12 @@ async def read_note(db: Db, note_id: UUID, response: Response) -> NoteOut:
 async def change_note(db: Db, note_id: UUID, note: NoteIn, if_match: IfMatch = None) -> NoteOut:
     row = await find(db, note_id)
     etag.check(if_match, row.version)
+    before = row.body
     row.body, row.rank = note.body, note.rank
     await db.flush()
     await db.refresh(row)
+    after = {"body": row.body}
+    await audit.record(db, "notes.changed", "note", row.id, before={"body": before}, after=after)
     return NoteOut.model_validate(row)
 
 

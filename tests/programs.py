@@ -28,7 +28,7 @@ import psutil
 
 SECRET = "a secret key that only the tests know"  # of tests.databases, which needs the test tools
 WAIT_SECONDS = 60.0
-TOKEN = re.compile(r"(\w+) +(eyJ[\w-]+\.[\w-]+\.[\w-]+)")
+DEMO_PASSWORD = re.compile(r"with the password (\S+)")
 
 
 @dataclass(frozen=True)
@@ -207,10 +207,13 @@ class Serving(Run):
     def port(self) -> int:
         return int(self.base.rpartition(":")[2])
 
-    @property
-    def tokens(self) -> dict[str, str]:
-        """The demo sign-ins that it prints, by role."""
-        return dict(TOKEN.findall(self.until_said("demo sign-in")))
+    def sign_in(self, name: str) -> dict[str, str]:
+        """The headers of somebody of the demo data, who signs in with the password it prints."""
+        password = DEMO_PASSWORD.findall(self.until_said("demo sign-ins, all with"))[-1]
+        body = {"email": f"{name}@ternandtide.example", "password": password}
+        answer = self.client.post(self.base + "/api/v1/admin/auth/login", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return {"authorization": f"Bearer {answer.json()['accessToken']}"}
 
     def get(self, path: str, **headers: str) -> httpx2.Response:
         return self.client.get(self.base + path, headers=headers)

@@ -21,7 +21,9 @@ from tests.programs import MYSELF, ORDINARY, SECRET, Run, bursar, new_folder, re
 COMMANDS = [
     *[(), ("serve",), ("worker",), ("migrate",), ("demo",), ("doctor",), ("openapi",), ("psql",)],
     *[("jobs",), ("jobs", "list"), ("jobs", "retry"), ("staff",), ("staff", "token")],
-    *[("events",), ("events", "list"), ("events", "skip")],
+    *[("staff", "create"), ("staff", "list"), ("audit",), ("audit", "verify")],
+    *[("events",), ("events", "list"), ("events", "skip"), ("import",), ("import", "users")],
+    *[("mail",), ("mail", "list"), ("mail", "show"), ("mail", "resend")],
 ]
 HEAVY = {"fastapi", "sqlalchemy", "pydantic", "asyncpg", "starlette", "uvicorn", "alembic", "rich"}
 NOWHERE = "postgresql://owner:hunter2@127.0.0.1:1/shop"

@@ -78,9 +78,8 @@ def test_a_first_start_serves_and_a_stop_leaves_nothing(user: User) -> None:
     data = base / "data"
     try:
         with serving("--demo", "--data", data, user=user, folder=ANYWHERE) as server:
-            for role in ("owner", "support"):
-                signed_in = {"authorization": f"Bearer {server.tokens[role]}"}
-                assert server.get(SETTINGS, **signed_in).status_code == 200
+            for name in ("olivia", "sue"):
+                assert server.get(SETTINGS, **server.sign_in(name)).status_code == 200
             assert server.get(SETTINGS).status_code == 401
             for path in ("/docs", "/ready", "/health"):
                 assert server.status(path) == 200
@@ -133,7 +132,7 @@ def test_a_metrics_port_in_use_leaves_nothing(home: Path) -> None:
 
 def test_a_database_that_dies_is_missed_for_a_moment(home: Path) -> None:
     with serving("--data", home, "--demo") as server:
-        signed_in = {"authorization": f"Bearer {server.tokens['owner']}"}
+        signed_in = server.sign_in("olivia")
         os.kill(postmaster(home), signal.SIGKILL)
         seen: list[httpx2.Response] = []
         until(lambda: ask(server, seen, signed_in) == 200 and len(seen) > 3, "the settings again")

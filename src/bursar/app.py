@@ -6,13 +6,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
 import bursar
 from bursar import pages
+from bursar.accounts import admin as accounts_admin
+from bursar.accounts import api as accounts_api
+from bursar.accounts import (
+    customer_door,
+    first_run,
+    oidc_api,
+    oidc_provider,
+    staff_admin,
+    staff_door,
+)
+from bursar.audit import admin as audit_admin
+from bursar.auth.endings import Endings
 from bursar.auth.guard import Identify
 from bursar.auth.tokens import Tokens
 from bursar.core import hot, metrics, openapi, problems
@@ -20,13 +32,21 @@ from bursar.core.database import Database
 from bursar.core.edge import Edge
 from bursar.core.hot import ShortWays, TakeShortWays
 from bursar.core.limits import Limits
+from bursar.core.notices import Notices
 from bursar.core.seal import Seal
 from bursar.core.settings import Settings
 from bursar.system import admin as system_admin
 from bursar.system import api as system
 
-CUSTOMER_ROUTERS: tuple[APIRouter, ...] = ()
-STAFF_ROUTERS = (system_admin.router,)
+CUSTOMER_ROUTERS = (customer_door.router, oidc_api.router, accounts_api.router)
+STAFF_ROUTERS = (
+    staff_door.router,
+    oidc_api.staff_router,
+    staff_admin.router,
+    accounts_admin.router,
+    audit_admin.router,
+    system_admin.router,
+)
 
 
 def create_app(settings: Settings, database_url: str) -> FastAPI:
@@ -48,6 +68,11 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     problems.install(app)
     app.state.seal = Seal(settings.secret_keys, "idempotency")
     app.state.ways = ShortWays()
+    app.state.tokens = Tokens(settings.secret_keys)
+    app.state.oidc_providers = oidc_provider.providers(settings)
+    app.state.notices = Notices(app.state.database)
+    app.state.endings = Endings(app.state.database)
+    app.state.endings.watch(app.state.notices)
     install_middleware(app, settings)
     install_routes(app)
     know_routes(app)
@@ -57,14 +82,15 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
+    async with app.state.notices.listening():
+        yield
     await app.state.database.close()
 
 
 def install_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one added is the first one that a request meets."""
     app.add_middleware(TakeShortWays, ways=app.state.ways)
-    app.add_middleware(Identify, tokens=Tokens(settings.secret_keys))
+    app.add_middleware(Identify, tokens=app.state.tokens, endings=app.state.endings)
     app.add_middleware(
         Limits, max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes
     )
@@ -90,6 +116,7 @@ def install_routes(app: FastAPI) -> None:
     app.include_router(system.router)
     app.include_router(metrics.router)
     app.include_router(pages.router)
+    app.include_router(first_run.router)
     for router in CUSTOMER_ROUTERS:
         app.include_router(router, prefix="/api/v1")
     for router in STAFF_ROUTERS:

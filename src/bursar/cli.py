@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bursar.commands import events, jobs, staff
+from bursar.commands import audit, events, import_users, jobs, mail, staff
 from bursar.commands.options import Data, Json, Yes
 from bursar.core.errors import BursarError
 
@@ -24,8 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(audit.app, name="audit")
 app.add_typer(events.app, name="events")
+app.add_typer(import_users.app, name="import")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(mail.app, name="mail")
 app.add_typer(staff.app, name="staff")
 
 

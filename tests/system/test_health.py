@@ -25,7 +25,7 @@ async def test_all_is_well_with_a_worker_at_work(live_db: Live) -> None:
     stop.set()
     await worker
     assert health["status"] == "healthy"
-    assert set(health["parts"]) == {"database", "migrations", "worker", "jobs", "events"}
+    assert set(health["parts"]) == {"database", "migrations", "worker", "jobs", "events", "audit"}
     assert health["uptimeSeconds"] >= 0
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
 

@@ -1,2 +1,134 @@
--- Customers and staff.
-select 1;
+-- Customers and staff. Hashes and second factors are for the door (auth_user) alone.
+
+-- The full name and its two parts, whichever of them somebody writes.
+create or replace function keep_names_in_step() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  parts_given boolean;
+begin
+  if tg_op = 'INSERT' then
+    parts_given := new.first_name <> '' or new.last_name <> '';
+  else
+    parts_given := (new.first_name, new.last_name)
+      is distinct from (old.first_name, old.last_name);
+  end if;
+  if parts_given then
+    new.name := trim(new.first_name || ' ' || new.last_name);
+  elsif tg_op = 'INSERT' or new.name is distinct from old.name then
+    new.name := trim(new.name);
+    new.first_name := split_part(new.name, ' ', 1);
+    new.last_name := trim(substr(new.name, length(new.first_name) + 1));
+  end if;
+  return new;
+end $$;
+
+-- A deleted account has a date: the job that erases it counts from there.
+create or replace function date_deletion() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.deleted_at := case when new.status = 'deleted' then coalesce(new.deleted_at, now()) end;
+  return new;
+end $$;
+
+call lock_down('users');
+create or replace trigger names before insert or update of name, first_name, last_name on users
+  for each row execute function keep_names_in_step();
+create or replace trigger deletion before insert or update of status on users
+  for each row execute function date_deletion();
+-- Not for what sign-in writes: a customer who comes in must not spoil an edit by staff.
+create or replace trigger touch before update of
+  email, email_verified, username, name, first_name, last_name, user_type, role, tier, status on users
+  for each row execute function touch();
+
+grant select (id, email, email_verified, username, name, first_name, last_name, user_type, role,
+  tier, status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at)
+  on users to app_user, staff_user;
+grant select (searched, login_attempts, locked_until) on users to staff_user;
+grant update (username, name, first_name, last_name) on users to app_user;
+create policy own on users to app_user
+  using (id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+
+-- `true`, because any condition here would keep the search index from being used: its operators
+-- are not leakproof. Who opens a transaction as staff_user has a staff member's token.
+grant insert (email, email_verified, username, name, first_name, last_name, user_type, role, tier,
+  status) on users to staff_user;
+grant update (email, email_verified, username, name, first_name, last_name, user_type, role, tier,
+  status) on users to staff_user;
+create policy staff_reads on users for select to staff_user using (true);
+create policy staff_adds on users for insert to staff_user
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff_changes on users for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+grant select, insert, update on users to auth_user;
+create policy door on users to auth_user using (true) with check (true);
+grant select, update on users to worker_user;
+create policy worker on users to worker_user using (true) with check (true);
+
+call lock_down('user_preferences');
+create or replace trigger touch before update on user_preferences
+  for each row execute function touch();
+grant select, insert, update on user_preferences to app_user;
+create policy own on user_preferences to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
+  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+grant select on user_preferences to staff_user;
+create policy staff on user_preferences for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, delete on user_preferences to worker_user;
+create policy worker on user_preferences to worker_user using (true);
+
+call lock_down('admin_users');
+create or replace trigger touch before update of email, name, role, status on admin_users
+  for each row execute function touch();
+
+-- However it is tried, also by two owners at once and also as the database's owner: one stays.
+create or replace function keep_an_owner() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if old.role <> 'owner' or old.status <> 'active' then
+    return coalesce(new, old);
+  end if;
+  if tg_op = 'UPDATE' then
+    if new.role = 'owner' and new.status = 'active' then
+      return new;
+    end if;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('the last owner', 0));
+  if not exists (
+    select from admin_users where role = 'owner' and status = 'active' and id <> old.id
+  ) then
+    raise exception 'the last owner stays' using errcode = 'restrict_violation';
+  end if;
+  return coalesce(new, old);
+end $$;
+create or replace trigger keep_an_owner before update or delete on admin_users
+  for each row execute function keep_an_owner();
+create or replace trigger refuse_truncate before truncate on admin_users
+  for each statement execute function refuse_change();
+
+grant select (id, email, name, role, status, login_attempts, locked_until, totp_confirmed_at,
+  last_login, invited_by, version, created_at, updated_at) on admin_users to staff_user;
+grant insert (email, name, role, status, invited_by) on admin_users to staff_user;
+grant update (email, name, role, status) on admin_users to staff_user;
+create policy staff on admin_users to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, insert, update on admin_users to auth_user;
+create policy door on admin_users to auth_user using (true) with check (true);
+grant select (id, email, name, role, status, totp_confirmed_at, last_login, invited_by, version,
+  created_at, updated_at) on admin_users to worker_user;
+create policy worker on admin_users for select to worker_user using (true);
+
+call lock_down('recovery_codes');
+grant select, insert, update, delete on recovery_codes to auth_user;
+create policy door on recovery_codes to auth_user using (true) with check (true);
+
+call lock_down('identities');
+grant select, insert, delete on identities to auth_user;
+create policy door on identities to auth_user using (true) with check (true);
+grant select on identities to app_user;
+create policy own on identities for select to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+grant select, delete on identities to worker_user;
+create policy worker on identities to worker_user using (true);

@@ -1,2 +1,123 @@
--- The audit trail.
-select 1;
+-- The audit trail: rows come in through record_audit alone, staff read them, the worker seals them,
+-- and nobody changes or deletes one, the owner included.
+
+-- `true`, because a condition would keep the index on the area of an event type from being used: its
+-- function is not leakproof. Who opens a transaction as staff_user has a staff member's token.
+call lock_down('audit_logs');
+grant select on audit_logs to staff_user, worker_user;
+create policy staff on audit_logs for select to staff_user using (true);
+create policy sealing on audit_logs for select to worker_user using (true);
+
+call lock_down('audit_unsealed');
+grant select, delete on audit_unsealed to worker_user;
+create policy sealing on audit_unsealed to worker_user using (true);
+
+call lock_down('audit_seals');
+grant select on audit_seals to staff_user;
+create policy staff on audit_seals for select to staff_user using (true);
+grant select, insert (seq, log_id, digest, hash) on audit_seals to worker_user;
+create policy sealing on audit_seals to worker_user using (true) with check (true);
+
+call lock_down('audit_checkpoints');
+grant select, insert (seq, document) on audit_checkpoints to worker_user;
+create policy sealing on audit_checkpoints to worker_user using (true) with check (true);
+
+call lock_down('audit_shipments');
+grant select, insert (seq, place) on audit_shipments to worker_user;
+create policy sealing on audit_shipments to worker_user using (true) with check (true);
+
+call lock_down('audit_chains');
+grant select on audit_chains to worker_user;
+create policy sealing on audit_chains for select to worker_user using (true);
+
+-- What a caller must not forge is filled in here: login role, subject, time, transaction. Definer's
+-- rights, and session_user is still whoever signed in. A customer's login role speaks for customers
+-- and their keys, never for staff.
+create or replace function record_audit(
+  event_type text, target_type text, target_id text, before json, after json,
+  actor_kind text, actor_id uuid, on_behalf_of uuid, impersonator_id uuid,
+  address text, request_id text
+) returns uuid
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  recorded uuid := uuid7();
+  xact bigint := pg_current_xact_id()::text::bigint;
+begin
+  if not coalesce(is_qualified_name(event_type), false) then
+    raise exception 'this is no name of an action' using errcode = 'invalid_parameter_value';
+  end if;
+  if coalesce(actor_kind, '') not in ('customer', 'staff', 'key', 'system', 'nobody')
+    or (session_user = 'app_user' and actor_kind = 'staff')
+  then
+    raise exception 'this is no actor that % may name', session_user
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if coalesce(json_typeof(before), 'object') <> 'object'
+    or coalesce(json_typeof(after), 'object') <> 'object'
+    or coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0) > 32768
+  then
+    raise exception 'before and after are objects of at most 32768 bytes together'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if greatest(length(target_type), length(address)) > 100
+    or greatest(length(target_id), length(request_id)) > 300
+  then
+    raise exception 'target, address or request id is too long'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  insert into audit_logs values (
+    recorded, event_type, actor_kind, actor_id, on_behalf_of, impersonator_id,
+    target_type, target_id, before, after, address, request_id,
+    clock_timestamp(), session_user, current_subject(), xact
+  );
+  insert into audit_unsealed values (xact, recorded);
+  return recorded;
+end $$;
+revoke execute on function record_audit(
+  text, text, text, json, json, text, uuid, uuid, uuid, text, text) from public;
+grant execute on function record_audit(
+  text, text, text, json, json, text, uuid, uuid, uuid, text, text)
+  to app_user, auth_user, staff_user, worker_user;
+
+create or replace trigger refuse_change before update or delete on audit_logs
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_logs
+  for each statement execute function refuse_change();
+create or replace trigger refuse_change before update or delete on audit_seals
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_seals
+  for each statement execute function refuse_change();
+create or replace trigger refuse_change before update or delete on audit_checkpoints
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_checkpoints
+  for each statement execute function refuse_change();
+create or replace trigger refuse_change before update or delete on audit_shipments
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_shipments
+  for each statement execute function refuse_change();
+create or replace trigger refuse_change before update or delete on audit_chains
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_chains
+  for each statement execute function refuse_change();
+
+-- What waits leaves only when it is sealed, in the same transaction.
+create or replace function refuse_unsealed() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if exists (
+    select from removed where not exists (
+      select from audit_seals where audit_seals.log_id = removed.log_id
+    )
+  ) then
+    raise exception 'a row of the audit trail waits until it is sealed'
+      using errcode = 'restrict_violation';
+  end if;
+  return null;
+end $$;
+create or replace trigger refuse_unsealed after delete on audit_unsealed
+  referencing old table as removed
+  for each statement execute function refuse_unsealed();
+create or replace trigger refuse_change before update on audit_unsealed
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on audit_unsealed
+  for each statement execute function refuse_change();

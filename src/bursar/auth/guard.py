@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from bursar.auth.actor import ANYBODY, Actor, Kind, Origin, Scope
+from bursar.auth.endings import Endings
 from bursar.auth.permissions import Permission
 from bursar.auth.tokens import BadToken, Tokens
 from bursar.core.errors import BursarError
@@ -26,8 +27,8 @@ class NotAllowed(BursarError, status=403, code="auth.not_allowed"):
 class Identify:
     """ASGI middleware: puts the Actor into the request's state; the guard tells of a bad token."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
-        self.app, self.tokens = app, tokens
+    def __init__(self, app: ASGIApp, tokens: Tokens, endings: Endings) -> None:
+        self.app, self.tokens, self.endings = app, tokens, endings
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -41,9 +42,12 @@ class Identify:
         if token is None:
             return ANYBODY, None
         try:
-            return self.tokens.actor(token), None
+            actor = self.tokens.actor(token)
         except BadToken as error:
             return ANYBODY, error
+        if actor.session is not None and actor.session in self.endings:
+            return ANYBODY, BadToken("The session of this token has ended; sign in again.")
+        return actor, None
 
 
 def bearer(scope: Connection) -> str | None:
@@ -63,8 +67,14 @@ def address(scope: Connection) -> str | None:
 SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
-class SecondFactorNeeded(BursarError, status=403, code="auth.second_factor_needed"):
-    """This installation asks staff for a second factor: set one up for your account first."""
+class StepOwed(BursarError, status=403, code="auth.step_owed"):
+    """The settings ask for one more step first: a verified e-mail address, or a second factor."""
+
+    @classmethod
+    def by(cls, actor: Actor) -> "StepOwed":
+        if actor.kind is Kind.STAFF:
+            return cls("Set up your second factor first: POST /api/v1/admin/auth/totp.")
+        return cls("Verify your e-mail address first, by the link that we have mailed to you.")
 
 
 class ReadOnly(BursarError, status=403, code="auth.read_only"):
@@ -107,7 +117,7 @@ class Guard(SecurityBase):
     def narrow(self, actor: Actor, method: str) -> None:
         """What a token that carries less than its bearer may do is refused for."""
         if actor.scope is Scope.ENROL and not self.enrolling:
-            raise SecondFactorNeeded("Set up your second factor first: POST admin/auth/totp.")
+            raise StepOwed.by(actor)
         if actor.impersonator and self.in_person:
             raise NotForOthers("Only the customer may do this, nobody in their name.")
         if actor.scope is Scope.READ and method not in SAFE:
@@ -136,6 +146,7 @@ def staff(permission: Permission) -> Any:
 
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))
+customer_enrolling: Any = Depends(Guard(Kind.CUSTOMER, enrolling=True))
 in_person: Any = Depends(Guard(Kind.CUSTOMER, in_person=True))
 staff_member: Any = Depends(Guard(Kind.STAFF, enrolling=True))
 everyone: Any = Depends(Everyone())

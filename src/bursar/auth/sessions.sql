@@ -1,2 +1,64 @@
--- Sessions.
-select 1;
+-- Sessions: the door opens and renews them, people see and end their own, staff see and end all.
+
+call lock_down('sessions');
+grant select, insert, update on sessions to auth_user;
+create policy door on sessions to auth_user using (true) with check (true);
+
+-- Nobody else reads a hash of a refresh token. lock_down has also taken away what columns had.
+grant select (
+  id, kind, subject, scope, method, impersonator, address, user_agent, created_at, last_used_at,
+  idle_seconds, expires_at, renewable_until, generation, ended_at, end_reason
+) on sessions to app_user, staff_user, worker_user;
+grant update (ended_at, end_reason) on sessions to app_user, staff_user, worker_user;
+
+create policy own on sessions for select to app_user
+  using (kind = 'customer'
+    and subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy own_ending on sessions for update to app_user
+  using (kind = 'customer'
+    and subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy staff on sessions for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff_ending on sessions for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+-- The worker forgets what is over, but nothing that a process may still have to hear of: an access
+-- token is good for an hour at most (auth/endings.py).
+grant delete on sessions to worker_user;
+grant update (address, user_agent) on sessions to worker_user;  -- to forget where people were
+create policy worker on sessions for select to worker_user using (true);
+create policy worker_ending on sessions for update to worker_user using (true);
+create policy pruning on sessions for delete to worker_user
+  using (expires_at < now() - interval '1 day');
+
+-- An end is for ever, and its time is PostgreSQL's: one that lay in the past would be looked for in
+-- vain by the processes that have to hear of it. Not now(): that is when the transaction began.
+create or replace function settle_session_end() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if old.ended_at is not null then
+    if (new.ended_at, new.end_reason, new.expires_at)
+      is distinct from (old.ended_at, old.end_reason, old.expires_at) then
+      raise exception 'a session that has ended stays as it is'
+        using errcode = 'restrict_violation';
+    end if;
+  elsif new.ended_at is not null then
+    new.ended_at := clock_timestamp();
+    new.expires_at := least(new.expires_at, new.ended_at);
+    new.refresh_hash := null;
+  end if;
+  return new;
+end $$;
+create or replace trigger settle_end before update on sessions
+  for each row execute function settle_session_end();
+
+-- Every API process listens (auth/endings.py), for it takes access tokens without a look in here.
+create or replace function announce_session_end() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  perform pg_notify('bursar_sessions_ended', new.id::text);
+  return null;
+end $$;
+create or replace trigger announce_end after update on sessions
+  for each row when (old.ended_at is null and new.ended_at is not null)
+  execute function announce_session_end();

@@ -85,7 +85,7 @@ class Tokens:
             return actor_of(claims), float(claims["exp"])
         except jwt.ExpiredSignatureError:
             raise BadToken("The access token has expired; refresh it or sign in.") from None
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             raise BadToken("The access token is not valid; sign in again.") from None
 
     def _key_of(self, header: dict[str, object]) -> bytes:

@@ -26,11 +26,14 @@ def run(*, data: Path | None, host: str | None, port: int | None, demo: bool, wo
 
         logs.configure(settings)
         prepare(url, settings, demo=demo)
+        token = None if demo else asyncio.run(first_link(url, settings))
 
         def announce() -> None:
             tell_addresses(settings, sock, monotonic() - started)
             if demo:
                 tell_sign_ins(settings)
+            if token:
+                tell_first_link(settings, sock, token)
 
         if workers:
             processes.supervise(settings, url, sock, workers, announce)
@@ -96,6 +99,22 @@ async def check_or_migrate(url: str, settings: Settings, *, demo: bool) -> None:
             await place.close()
 
 
+async def first_link(url: str, settings: Settings) -> str | None:
+    """Where nobody works yet: what the page for the first owner asks for, new at each start."""
+    from bursar.accounts import joining
+    from bursar.commands.staff import go_to_door
+
+    return await go_to_door(url, settings, joining.first_link)
+
+
+def tell_first_link(settings: Settings, sock: socket.socket, token: str) -> None:
+    """Only here, where whoever started the server reads it: the log never has it."""
+    told = "public_url" in settings.model_fields_set
+    base = settings.public_url if told else address(settings.host, sock)
+    say("nobody works here yet; the first owner signs up here, once, within a day:")
+    say(f"  {base}/first-run?token={token}")
+
+
 def tell_addresses(settings: Settings, sock: socket.socket, seconds: float) -> None:
     base = address(settings.host, sock)
     say(f"serving after {seconds:.1f} s")
@@ -110,16 +129,20 @@ def address(host: str, sock: socket.socket) -> str:
 
 
 def tell_sign_ins(settings: Settings) -> None:
-    """The demo sign-in: a token for /docs, good for twelve hours, where only this machine can
-    use it and the data is our own."""
+    """The demo sign-ins, and a token for /docs that is good for twelve hours; only where none but
+    this machine can use them and the data is our own."""
     if settings.database_url or settings.host not in ("127.0.0.1", "::1", "localhost"):
         say("  sign in with: bursar staff token")
         return
+    from bursar import demo
     from bursar.auth.actor import operator
     from bursar.auth.permissions import StaffRole
     from bursar.auth.tokens import Tokens
 
-    tokens = Tokens(settings.secret_keys)
-    say("  demo sign-in (press Authorize in the docs):")
-    for role in (StaffRole.OWNER, StaffRole.SUPPORT):
-        say(f"    {role:8} {tokens.sign(operator(role), lifetime_seconds=12 * 3600)}")
+    say(f"  demo sign-ins, all with the password {demo.password(settings)}")
+    for email, (_, role) in demo.STAFF.items():
+        say(f"    {role:13} {email}")
+    say(f"    {'customer':13} {demo.CUSTOMER}")
+    token = Tokens(settings.secret_keys).sign(operator(StaffRole.OWNER), lifetime_seconds=12 * 3600)
+    say("  a token of the owner for the docs (press Authorize there):")
+    say(f"    {token}")

@@ -22,7 +22,13 @@ from sqlalchemy import Connection, DateTime, MetaData, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    UOWTransaction,
+)
 
 from bursar.core import exact
 from bursar.core.database_errors import (
@@ -87,6 +93,44 @@ def tell_who_asks(session: Session, _: SessionTransaction, connection: Connectio
     connection.exec_driver_sql(SET_CLAIM.format("$1"), (session.info["claim"].subject,))
 
 
+class UnauditedWrite(RuntimeError):
+    """A defect: a person's write would leave no audit row, so it is not committed."""
+
+
+AUDITED = frozenset(("customer", "staff", "key"))  # of what kind an origin's actor is
+
+
+@event.listens_for(ClaimedSession, "after_flush")
+def note_changes(session: Session, _: UOWTransaction) -> None:
+    changed = [row for row in session.dirty if session.is_modified(row)]
+    if any(is_audited(type(row)) for row in (*session.new, *session.deleted, *changed)):
+        session.info["wrote"] = True
+
+
+@event.listens_for(ClaimedSession, "do_orm_execute")
+def note_statement(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        mapper = state.bind_mapper
+        if mapper is None or is_audited(mapper.class_):
+            state.session.info["wrote"] = True
+
+
+def is_audited(model: type) -> bool:
+    """`unaudited = True` on a model says that its rows are no deed of anybody's."""
+    return not getattr(model, "unaudited", False)
+
+
+def demand_audit(session: AsyncSession) -> None:
+    """Whoever writes as a person records it, or says `audit.nothing_changed(db)`.
+
+    This sees what goes through the ORM; SQL functions and text record for themselves.
+    """
+    info = session.info
+    kind = getattr(getattr(info["origin"], "actor", None), "kind", None)
+    if kind in AUDITED and info.get("wrote") and not info.get("audited"):
+        raise UnauditedWrite("this write leaves no audit row: call audit.record in its service")
+
+
 class Database:
     """The pools of one process: made at the first use, one of each kind for each login role."""
 
@@ -102,17 +146,19 @@ class Database:
     ) -> AsyncIterator[AsyncSession]:
         """Commits when the block ends well, rolls back when it does not.
 
-        `origin` says for the audit whose doing it is (auth's Origin); core only carries it.
+        `origin` says for the audit whose doing it is (auth's Origin); core only carries it. The
+        settings go along for what is sealed in the transaction (mail, core/mail_outbox.py).
         """
         session = AsyncSession(
             self.engine(claim.role),
             sync_session_class=ClaimedSession,
-            info={"claim": claim, "origin": origin},
+            info={"claim": claim, "origin": origin, "settings": self.settings},
             expire_on_commit=False,
         )
         async with session:
             yield session
             await session.flush()
+            demand_audit(session)
             await commit(session)
 
     async def fetch_one(self, claim: Claim, sql: str, *arguments: Any) -> asyncpg.Record | None:

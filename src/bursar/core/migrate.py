@@ -36,6 +36,7 @@ SQL_FILES = (  # lower domains first
     "core/mail.sql",
     "auth/sessions.sql",
     "auth/throttle.sql",
+    "auth/one_time.sql",
     "audit/database.sql",
     "system/database.sql",
     "accounts/database.sql",

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 
 from bursar.core.problems import MEDIA_TYPE, Problem, problem_response
 
@@ -47,18 +48,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    own_keys = keeping_own_keys(app)
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            complete(operation, method, path)
+            takes_key = method == "post" and path not in own_keys
+            complete(operation, takes_key=takes_key)
     return schema
 
 
-def complete(operation: dict[str, Any], method: str, path: str) -> None:
+def keeping_own_keys(app: FastAPI) -> set[str]:
+    """Paths whose POST says itself what an Idempotency-Key means there, if anything."""
+    contexts = [each for each in iter_route_contexts(app.routes) if "POST" in (each.methods or ())]
+    return {str(c.path_format) for c in contexts if getattr(c.endpoint, "own_key", False)}
+
+
+def complete(operation: dict[str, Any], *, takes_key: bool) -> None:
     """Adds what every operation may answer to what its route has declared itself."""
     if operation["responses"].get("422", {}).get("content", {}).get("application/json"):
         del operation["responses"]["422"]  # FastAPI's own form of a validation error
     common = {**COMMON, **(SIGNED_IN if operation.get("security") else {})}
-    if method == "post" and operation.get("security"):
+    if takes_key:
         common |= IDEMPOTENT
         operation.setdefault("parameters", []).append(IDEMPOTENCY_PARAMETER)
     for status, description in common.items():

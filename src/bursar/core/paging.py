@@ -20,6 +20,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from bursar.core.errors import InvalidInput
 
 Row = TypeVar("Row")
+MOST_ROWS = 2**53
 MAX_PAGE, MAX_SIZE = 1000, 100
 MAX_OFFSET = MAX_PAGE * MAX_SIZE  # beyond that only a cursor goes: an offset reads what it skips
 
@@ -123,6 +124,7 @@ class Page(Generic[Row]):
     limit: int
     offset: int
     next_cursor: str | None
+    total_exact: bool = True
 
     @property
     def page(self) -> int:
@@ -137,6 +139,7 @@ class PageFields(BaseModel):
     """The fields beside the items; a list's answer inherits them and names its items."""
 
     total: int
+    total_exact: bool = Field(description="False: there are more than `total`, uncounted.")
     page: int
     per_page: int
     pages: int
@@ -148,6 +151,7 @@ class PageFields(BaseModel):
     def of(cls, page: Page[Any], **items: Any) -> Self:
         return cls(
             total=page.total,
+            total_exact=page.total_exact,
             page=page.page,
             per_page=page.limit,
             pages=page.pages,
@@ -158,14 +162,25 @@ class PageFields(BaseModel):
         )
 
 
-async def fetch(db: AsyncSession, query: Select[Row], ask: PageQuery, order: Order) -> Page[Row]:
-    """The page that was asked for, in at most two statements."""
+async def fetch(
+    db: AsyncSession,
+    query: Select[Row],
+    ask: PageQuery,
+    order: Order,
+    *,
+    count_to: int = MOST_ROWS,
+) -> Page[Row]:
+    """The page that was asked for, in at most two statements.
+
+    `count_to` is for lists so long that counting them would take longer than reading the page.
+    """
     direction = order.resolve(ask.sort)
     if ask.cursor:
         offset, total, place = unpack(ask.cursor, direction.name, places=2)
         query = query.where(direction.after(direction.parse(place)))
     else:
-        total, offset = await count(db, query), ask.start
+        keys = query.with_only_columns(order.key, maintain_column_froms=True)
+        total, offset = await count(db, keys, count_to), ask.start
         query = query.offset(offset)
     rows = (await db.scalars(direction.apply(query).limit(ask.size + 1))).all()
     items, more = rows[: ask.size], len(rows) > ask.size
@@ -173,7 +188,8 @@ async def fetch(db: AsyncSession, query: Select[Row], ask: PageQuery, order: Ord
     if more:
         seen = offset + len(items)
         next_cursor = pack(direction.name, seen, total, direction.place(items[-1]))
-    return Page(items, total, ask.size, offset, next_cursor)
+    exact = total <= count_to
+    return Page(items, min(total, count_to), ask.size, offset, next_cursor, exact)
 
 
 def of_list(rows: Sequence[Row], ask: PageQuery) -> Page[Row]:
@@ -185,13 +201,18 @@ def of_list(rows: Sequence[Row], ask: PageQuery) -> Page[Row]:
     return Page(items, len(rows), ask.size, start, next_cursor)
 
 
-async def count(db: AsyncSession, query: Select[Any]) -> int:
-    rows = query.order_by(None).subquery()
-    return await db.scalar(select(func.count()).select_from(rows)) or 0
+async def count(db: AsyncSession, query: Select[Any], count_to: int) -> int:
+    """One more than `count_to` stands for any number beyond it.
+
+    Of keys alone: whoever lists may not be allowed to see every column.
+    """
+    rows = query.order_by(None)
+    if count_to < MOST_ROWS:
+        rows = rows.limit(count_to + 1)
+    return await db.scalar(select(func.count()).select_from(rows.subquery())) or 0
 
 
 IN_MEMORY = "in memory"
-MOST_ROWS = 2**53
 
 
 def pack(order: str, seen: int, total: int, place: list[Any]) -> str:

@@ -19,7 +19,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bursar.core import mail_settings, oidc_settings
 from bursar.core.errors import BursarError
+from bursar.core.mail_settings import MailAddress, MailHost, PublicUrl, Security
+from bursar.core.oidc_settings import ClientId, ClientSecret, Issuer, Scopes
 
 PREFIX = "BURSAR_"
 RESERVED = "BURSAR_TEST_"  # read by the test suite alone
@@ -76,8 +79,49 @@ class Settings(BaseSettings):
         "more; several, separated by commas, while one replaces another (the first one signs). "
         "Without it a random one is kept in the data folder.",
     )
+    audit_checkpoints: str | None = Field(
+        None,
+        pattern=r"^(none|file:///.+|(s3|gs|az|abfss?)://.+)$",
+        description="Where signed checkpoints of the audit trail go: file:///folder, s3://bucket/… "
+        "(with AWS_* for the key), gs://, az://, or none. Without it the folder audit in the data "
+        "folder; beside an external database nowhere.",
+    )
     host: str = Field("127.0.0.1", description="The address that the server listens on.")
     port: int = Field(8000, ge=0, le=65535, description="The port that the server listens on.")
+    public_url: PublicUrl = Field(
+        "http://127.0.0.1:8000", description="Where people reach Bursar: links in mails begin so."
+    )
+    smtp_host: MailHost | None = Field(
+        None, description="The server that takes mails; without it they are kept and not sent."
+    )
+    smtp_port: int = Field(
+        587, ge=1, le=65535, description="Its port: mostly 587 for starttls and 465 for tls."
+    )
+    smtp_security: Security = Field(
+        Security.STARTTLS,
+        description="starttls or tls, both with a certificate that is checked; "
+        "none only for a server that is near.",
+    )
+    smtp_username: str | None = Field(None, description="Who signs in there, if anybody has to.")
+    smtp_password: SecretStr | None = Field(
+        None, validate_default=True, description="The password of that user."
+    )
+    smtp_timeout_seconds: float = Field(
+        60, gt=0, le=240, description="The longest that handing over one mail may take."
+    )
+    mail_from: MailAddress | None = Field(
+        None,
+        validate_default=True,
+        description="The address that mails are from, needed with BURSAR_SMTP_HOST; the name "
+        "beside it is the company's.",
+    )
+    customer_oidc_issuer: Issuer = oidc_settings.issuer_for("customers")
+    customer_oidc_client_id: ClientId = oidc_settings.client_id_for("customers")
+    customer_oidc_client_secret: ClientSecret = oidc_settings.client_secret_for("customers")
+    staff_oidc_issuer: Issuer = oidc_settings.issuer_for("staff")
+    staff_oidc_client_id: ClientId = oidc_settings.client_id_for("staff")
+    staff_oidc_client_secret: ClientSecret = oidc_settings.client_secret_for("staff")
+    oidc_scopes: Scopes = oidc_settings.SCOPES
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web origins whose pages may call the API, separated by commas."
     )
@@ -168,6 +212,18 @@ class Settings(BaseSettings):
     def long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not are_long_enough(split_keys(value.get_secret_value())):
             raise ValueError("must have 32 characters or more; try: openssl rand -hex 32")
+        return value
+
+    @field_validator("smtp_password")
+    @classmethod
+    def sent_safely(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        mail_settings.check_password(value, info.data)
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def given_with_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        mail_settings.check_sender(value, info.data)
         return value
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the queue and the outbox keep for a while and then forget, each night."""
+"""What the queue and the outboxes keep for a while and then forget, each night."""
 
 import logging
 from datetime import timedelta
@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.core import events, jobs, relay
+from bursar.core import events, jobs, mail, relay
 
 log = logging.getLogger(__name__)
 
@@ -37,3 +37,9 @@ async def prune_events(db: AsyncSession, _: dict[str, Any]) -> None:
     for name in await db.scalars(relay.FORGET, {"unseen": KEPT_SUBSCRIBERS, "known": known}):
         log.warning("the subscriber %s is gone for two weeks: its position is forgotten", name)
     await db.execute(relay.PRUNE, {"age": KEPT_EVENTS})
+
+
+@jobs.cron("37 2 * * *", "mail.prune")
+async def prune_mails(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Forgets mails that were sent 90 days ago, and those not sent after 30 days."""
+    await mail.prune(db)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,7 +10,14 @@ from typing import Annotated, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+)
 from pydantic.alias_generators import to_camel
 
 from bursar.core import etag, idempotency
@@ -53,6 +61,22 @@ def zulu(moment: datetime) -> str:
 
 Moment = Annotated[datetime, PlainSerializer(zulu, when_used="json")]
 """A time on the wire: UTC, ISO 8601, with Z."""
+
+
+TURNS_WRITING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def one_line(text: str) -> str:
+    """Trimmed and composed; a line break, a control or a turn of the writing could fake a line."""
+    text = unicodedata.normalize("NFC", text).strip()
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in TURNS_WRITING:
+            raise ValueError("This has a line break or a control character in it.")
+    return text
+
+
+Line = Annotated[str, AfterValidator(one_line)]
+"""Text that people read on one line: a name, a reason."""
 
 
 class Route(APIRoute):

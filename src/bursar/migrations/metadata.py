@@ -20,7 +20,15 @@ DOMAINS = (
 
 target_metadata = Base.metadata
 SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
-    ("alembic_version", "applied_sql", "workers", "events", "event_positions")
+    (
+        "alembic_version",
+        "applied_sql",
+        "workers",
+        "events",
+        "event_positions",
+        "attempts",
+        "one_time_tokens",
+    )
 )
 
 

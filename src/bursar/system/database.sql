@@ -5,8 +5,8 @@ grant select, insert, update on settings to staff_user;
 create policy staff on settings to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
   with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select on settings to worker_user;
-create policy worker on settings for select to worker_user using (true);
+grant select on settings to worker_user, auth_user, app_user;
+create policy read on settings for select to worker_user, auth_user, app_user using (true);
 
 call lock_down('setting_changes');
 grant select on setting_changes to staff_user;

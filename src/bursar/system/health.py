@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import text
 
 import bursar
+from bursar.audit import checkpoints
+from bursar.audit import queries as audit
 from bursar.core import dead_letters, migrate, queue, relay
 from bursar.core.database import NOBODY, WORKER, Database
 from bursar.core.errors import BursarError
@@ -127,4 +129,32 @@ async def events_flow(database: Database) -> str:
     return "nobody is stuck"
 
 
-CARES: dict[str, Look] = {"jobs": no_dead_letters, "events": events_flow}
+class AuditBehind(BursarError, status=503, code="system.audit_behind"):
+    """Rows of the audit trail wait for their seal, or checkpoints for their shipment."""
+
+
+BEHIND_SECONDS = 600
+
+
+async def audit_flows(database: Database) -> str:
+    place = checkpoints.place_of(database.settings)
+    async with database.transaction(WORKER) as db:
+        lag = await audit.lag(db, place)
+    if lag.seal_seconds > BEHIND_SECONDS:
+        raise AuditBehind(
+            f"The oldest row without a seal waits for {lag.seal_seconds:.0f} s: the worker does "
+            "not come to it, or a transaction stays open."
+        )
+    if lag.shipment_seconds > BEHIND_SECONDS:
+        raise AuditBehind(
+            f"The oldest checkpoint that is not shipped waits for {lag.shipment_seconds:.0f} s: "
+            "see `bursar jobs list`."
+        )
+    return "sealed and shipped" if place else "sealed; checkpoints are not shipped"
+
+
+CARES: dict[str, Look] = {
+    "jobs": no_dead_letters,
+    "events": events_flow,
+    "audit": audit_flows,
+}

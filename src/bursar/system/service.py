@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.audit import service as audit
 from bursar.core import etag, events
 from bursar.core.errors import InvalidInput
 from bursar.system import queries
@@ -25,8 +26,8 @@ async def change(db: AsyncSession, values: Mapping[str, Any]) -> None:
     parsed = check(values)
     changed = []
     for key in sorted(parsed):  # one order for everybody: two writers never wait in a circle
-        await lock(db, key, None)
-        if await store(db, key, parsed[key]):
+        before = await lock(db, key, None)
+        if await store(db, key, parsed[key], before):
             changed.append(key)
     if changed:
         await events.publish(db, SettingsChanged(keys=changed))
@@ -57,15 +58,15 @@ async def change_one(
 ) -> None:
     """Sets one; with If-Match only if nobody else did since that version was read."""
     parsed = queries.find(key).parse(value, pointer="/value")
-    await lock(db, key, if_match)
-    if await store(db, key, parsed):
+    before = await lock(db, key, if_match)
+    if await store(db, key, parsed, before):
         await events.publish(db, SettingsChanged(keys=[key]))
 
 
 async def put_back(db: AsyncSession, key: str, *, if_match: str | None = None) -> None:
     """Back to the default. The row stays, so that its version is never used a second time."""
     stored = await lock(db, queries.find(key).key, if_match)
-    if stored and await store(db, key, None):
+    if stored and await store(db, key, None, stored):
         await events.publish(db, SettingsChanged(keys=[key]))
 
 
@@ -78,12 +79,19 @@ async def lock(db: AsyncSession, key: str, if_match: str | None) -> StoredSettin
     return stored
 
 
-async def store(db: AsyncSession, key: str, value: Any) -> bool:
-    """Whether that was a change."""
+async def store(db: AsyncSession, key: str, value: Any, before: StoredSetting | None) -> bool:
+    """Whether that was a change; null stands for the default, in the audit as well."""
+    old = before.value if before else None
     row = insert(StoredSetting).values(key=key, value=value)
     row = row.on_conflict_do_update(
         index_elements=[StoredSetting.key],
         set_={"value": row.excluded.value},
         where=StoredSetting.value.is_distinct_from(row.excluded.value),
     )
-    return await db.scalar(row.returning(StoredSetting.key)) is not None
+    if await db.scalar(row.returning(StoredSetting.key)) is None:
+        audit.nothing_changed(db)
+        return False
+    await audit.record(
+        db, "settings.changed", "setting", key, before={key: old}, after={key: value}
+    )
+    return True

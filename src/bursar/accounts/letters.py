@@ -1,0 +1,62 @@
+"""Every mail that accounts send: its link, how long the link is good for, and who it is to."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts.models import AdminUser, User
+from bursar.accounts.rules import INVITATION_GOOD_FOR, RESET_GOOD_FOR, VERIFICATION_GOOD_FOR
+from bursar.auth import one_time
+from bursar.auth.actor import Kind
+from bursar.auth.one_time import Purpose
+from bursar.core import mail
+from bursar.system import queries as system
+from bursar.system.catalogue import COMPANY_NAME
+
+RESETS = {Kind.CUSTOMER: Purpose.RESET, Kind.STAFF: Purpose.STAFF_RESET}
+RESET_PAGES = {Kind.CUSTOMER: "/reset-password", Kind.STAFF: "/console/reset-password"}
+
+
+async def send_verification(db: AsyncSession, user: User, email: str) -> None:
+    """To the address that is to be proved: the account's own, or the one it is to have."""
+    token = await one_time.make(
+        db,
+        Purpose.VERIFY_EMAIL,
+        user.id,
+        VERIFICATION_GOOD_FOR,
+        {"email": email},
+    )
+    link = mail.link(db, "/verify-email", token=token)
+    await send(db, "verify_email", user, email, link=link, hours=hours(VERIFICATION_GOOD_FOR))
+
+
+async def send_reset(db: AsyncSession, kind: Kind, person: User | AdminUser) -> None:
+    token = await one_time.make(db, RESETS[kind], person.id, RESET_GOOD_FOR)
+    link = mail.link(db, RESET_PAGES[kind], token=token)
+    await send(db, "reset_password", person, link=link, minutes=60 * hours(RESET_GOOD_FOR))
+
+
+async def send_password_changed(db: AsyncSession, person: User | AdminUser) -> None:
+    await send(db, "password_changed", person)
+
+
+async def send_account_deleted(db: AsyncSession, user: User, days: int) -> None:
+    await send(db, "account_deleted", user, days=days)
+
+
+async def send_invitation(db: AsyncSession, person: AdminUser) -> None:
+    token = await one_time.make(db, Purpose.INVITATION, person.id, INVITATION_GOOD_FOR)
+    link = mail.link(db, "/console/invitation", token=token)
+    await send(db, "invitation", person, link=link, hours=hours(INVITATION_GOOD_FOR))
+
+
+async def send(
+    db: AsyncSession, template: str, person: User | AdminUser, to: str | None = None, **given: Any
+) -> None:
+    company = await system.value(db, COMPANY_NAME)
+    await mail.send(db, template, to or person.email, name=person.name, company=company, **given)
+
+
+def hours(time: timedelta) -> int:
+    return int(time.total_seconds() // 3600)

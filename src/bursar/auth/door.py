@@ -1,0 +1,47 @@
+"""The door: what sign-in works with, on a login role that reads secrets and no business."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.auth.actor import Actor, Origin
+from bursar.auth.tokens import Tokens
+from bursar.core.database import Claim, Database, Role
+from bursar.core.settings import Settings
+
+AT_THE_DOOR = Claim(Role.DOOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Handed to the verbs of sign-in. They open short transactions of their own: a password is
+    checked between two of them, and a failure is counted although the answer is an error."""
+
+    database: Database
+    tokens: Tokens
+    origin: Origin
+    user_agent: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self.database.settings
+
+    @property
+    def actor(self) -> Actor:
+        return self.origin.actor
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
+        claim = Claim(Role.DOOR, self.actor.claim.subject)
+        return self.database.transaction(claim, origin=self.origin)
+
+
+def door_of(request: Request) -> Door:
+    state = request.app.state
+    agent = request.headers.get("user-agent")
+    return Door(state.database, state.tokens, request.state.origin, agent)
+
+
+AtDoor = Annotated[Door, Depends(door_of)]

@@ -1,0 +1,175 @@
+"""Who may call what, written down in words beside the application, and the callers who try.
+
+The statement is not derived from the guards: it is what a person would say, and the guards have to
+agree with it. A new route has no line here, so tests/test_matrix.py fails until it has one.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from bursar.auth.actor import Actor, Kind, Scope, operator
+from bursar.auth.permissions import StaffRole
+from tests.world import ADAM, ANNA, CARL, DORA, MARK, OLIVIA, SUE
+
+STATEMENT = """
+everybody
+  GET /                                       GET /health
+  GET /docs                                   GET /api/v1/health
+  GET /docs/start.js                          GET /ready
+  GET /docs/errors                            GET /openapi.json
+  GET /first-run                              HEAD /openapi.json
+  POST /first-run                             GET /first-run/done
+  GET /first-run/page.css
+  POST /api/v1/auth/signup                    POST /api/v1/auth/login
+  POST /api/v1/auth/refresh                   POST /api/v1/auth/verify-email
+  POST /api/v1/auth/forgot-password           POST /api/v1/auth/reset-password
+  GET /api/v1/auth/oidc/start                 GET /api/v1/auth/oidc/callback
+  POST /api/v1/admin/auth/login               POST /api/v1/admin/auth/refresh
+  POST /api/v1/admin/auth/accept-invitation   POST /api/v1/admin/auth/forgot-password
+  POST /api/v1/admin/auth/reset-password      GET /api/v1/admin/auth/oidc/start
+  GET /api/v1/admin/auth/oidc/callback        POST /api/v1/admin/auth/oidc/code
+
+the one who collects metrics
+  GET /metrics
+
+customers, verified or not
+  GET /api/v1/auth/me
+  POST /api/v1/auth/logout
+  POST /api/v1/auth/resend-verification
+
+customers
+  GET /api/v1/auth/sessions
+  GET /api/v1/users/{user_id}                 PUT /api/v1/users/{user_id}
+  GET /api/v1/users/{user_id}/preferences     PUT /api/v1/users/{user_id}/preferences
+
+customers in person
+  POST /api/v1/auth/change-password           POST /api/v1/auth/change-email
+  DELETE /api/v1/auth/sessions                DELETE /api/v1/auth/sessions/{session_id}
+  GET /api/v1/users/{user_id}/export          POST /api/v1/users/{user_id}/deletion
+
+staff, with their second factor or not yet
+  GET /api/v1/admin/auth/me                   POST /api/v1/admin/auth/logout
+  POST /api/v1/admin/auth/change-password     GET /api/v1/admin/auth/sessions
+  DELETE /api/v1/admin/auth/sessions          DELETE /api/v1/admin/auth/sessions/{session_id}
+  POST /api/v1/admin/auth/totp                POST /api/v1/admin/auth/totp/confirmation
+  DELETE /api/v1/admin/auth/totp              POST /api/v1/admin/auth/recovery-codes
+
+owner
+  DELETE /api/v1/admin/staff/{member_id}/second-factor
+
+owner, administrator
+  GET /api/v1/admin/staff                     POST /api/v1/admin/staff
+  GET /api/v1/admin/staff/{member_id}         PUT /api/v1/admin/staff/{member_id}
+  PUT /api/v1/admin/staff/{member_id}/status  DELETE /api/v1/admin/staff/{member_id}
+  POST /api/v1/admin/staff/{member_id}/invitation
+  GET /api/v1/admin/audit-logs                GET /api/v1/admin/audit-logs/export
+  PUT /api/v1/admin/settings
+  PUT /api/v1/admin/settings/{key}            DELETE /api/v1/admin/settings/{key}
+
+owner, administrator, support
+  POST /api/v1/admin/users                    POST /api/v1/admin/users/status-changes
+  PUT /api/v1/admin/users/{user_id}           PUT /api/v1/admin/users/{user_id}/status
+  DELETE /api/v1/admin/users/{user_id}        POST /api/v1/admin/users/{user_id}/impersonation
+
+owner, administrator, support, analyst
+  GET /api/v1/admin/health
+
+owner, administrator, support, analyst, marketer
+  GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}
+  GET /api/v1/admin/users/stats/overview
+  GET /api/v1/admin/settings                  GET /api/v1/admin/settings/{key}
+  GET /api/v1/admin/setting-changes
+"""
+
+EVERYBODY, METRICS = "everybody", "the one who collects metrics"
+UNVERIFIED, CUSTOMERS = "customers, verified or not", "customers"
+IN_PERSON = "customers in person"
+OWN_ACCOUNT = "staff, with their second factor or not yet"
+OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, IN_PERSON}
+ONLY_ONES_OWN = {*OF_CUSTOMERS, OWN_ACCOUNT}  # what belongs to others is not found there
+
+
+def stated() -> dict[str, str]:
+    """`GET /api/v1/auth/me` → the words above it."""
+    found: dict[str, str] = {}
+    words = ""
+    for line in STATEMENT.splitlines():
+        if line and not line.startswith(" "):
+            words = line
+        parts = line.split() if line.startswith(" ") else []
+        for method, path in zip(parts[::2], parts[1::2], strict=True):
+            if f"{method} {path}" in found:
+                raise ValueError(f"{method} {path} is stated twice")
+            found[f"{method} {path}"] = words
+    return found
+
+
+STATED = stated()
+PENDING = Actor(Kind.CUSTOMER, UUID("00000000-0000-7000-8000-0000000000c3"))
+NEWCOMER = Actor(Kind.STAFF, UUID("00000000-0000-7000-8000-0000000000a6"), StaffRole.OWNER)
+TESS = UUID("00000000-0000-7000-8000-0000000000a7")  # marketer, has a second factor
+IVAN = UUID("00000000-0000-7000-8000-0000000000a8")  # marketer, invited
+ABSENT = UUID("00000000-0000-7000-8000-00000000dead")
+
+
+Refusal = tuple[int, set[str]]  # the status, and the codes that are right
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One who tries every door; `actor` says as whom, `impersonator` and `scope` how."""
+
+    name: str
+    actor: Actor | None
+    impersonator: Actor | None = None
+    scope: Scope = Scope.FULL
+
+    def refused(self, words: str, method: str) -> Refusal | None:
+        """How this caller is turned away from what the words are for; None if let in."""
+        if words == EVERYBODY:
+            return None
+        if words == METRICS:
+            return 401, {"metrics.token_needed"}
+        if self.name == "nobody":
+            return 401, {"auth.sign_in_needed"}
+        if self.actor is None or self.name == "ended session":
+            return 401, {"auth.bad_token"}
+        if self.actor.kind is Kind.CUSTOMER:
+            return self.refused_customer(words, method)
+        if words == OWN_ACCOUNT:
+            return None
+        if words in OF_CUSTOMERS or self.actor.role not in words.split(", "):
+            return 403, {"auth.not_allowed", "accounts.above_you"}
+        return (403, {"auth.step_owed"}) if self.scope is Scope.ENROL else None
+
+    def refused_customer(self, words: str, method: str) -> Refusal | None:
+        codes = set()
+        if words not in OF_CUSTOMERS:
+            codes.add("auth.not_allowed")
+        elif self.scope is Scope.ENROL and words != UNVERIFIED:
+            codes.add("auth.step_owed")
+        elif self.impersonator and words == IN_PERSON:
+            codes.add("auth.not_for_others")
+        if self.scope is Scope.READ and method not in ("GET", "HEAD") and words in OF_CUSTOMERS:
+            codes.add("auth.read_only")
+        return (403, codes) if codes else None
+
+
+CALLERS = (
+    Caller("nobody", None),
+    Caller("expired token", None),
+    Caller("token of a stranger's making", None),
+    Caller("ended session", CARL),
+    Caller("carl, customer", CARL),
+    Caller("dora, customer", DORA),
+    Caller("sue looking at carl's", CARL, SUE, Scope.READ),
+    Caller("olivia acting as carl", CARL, OLIVIA),
+    Caller("customer who owes verification", PENDING, scope=Scope.ENROL),
+    Caller("olivia, owner", OLIVIA),
+    Caller("adam, administrator", ADAM),
+    Caller("sue, support", SUE),
+    Caller("anna, analyst", ANNA),
+    Caller("mark, marketer", MARK),
+    Caller("owner who owes a second factor", NEWCOMER, scope=Scope.ENROL),
+    Caller("operator", operator(StaffRole.OWNER)),
+)

@@ -1,0 +1,222 @@
+"""A database with everybody of the matrix in it, and what each of them would send where."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx2
+
+from bursar.app import create_app
+from bursar.auth import hashes, sessions
+from bursar.auth.actor import operator
+from bursar.auth.permissions import StaffRole
+from bursar.auth.tokens import Tokens
+from bursar.core.database import Claim, Role
+from tests import databases
+from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
+from tests.conftest import Live
+from tests.matrix import (
+    ABSENT,
+    CALLERS,
+    IVAN,
+    NEWCOMER,
+    ONLY_ONES_OWN,
+    PENDING,
+    STATED,
+    TESS,
+    Caller,
+)
+from tests.world import CARL, DORA, OLIVIA, STAFF
+
+# What a caller would send to each route that reads a body; {n} is another number each time.
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /api/v1/auth/signup": {"email": "new{n}@example.com", "password": PASSWORD},
+    "POST /api/v1/auth/login": {"email": "carl@example.com", "password": PASSWORD},
+    "POST /api/v1/auth/refresh": {"refresh_token": "x" * 60},
+    "POST /api/v1/auth/verify-email": {"token": "x" * 43},
+    "POST /api/v1/auth/forgot-password": {"email": "carl@example.com"},
+    "POST /api/v1/auth/reset-password": {"token": "x" * 43, "new_password": OTHER_PASSWORD},
+    "POST /api/v1/auth/change-password": {
+        "current_password": PASSWORD,
+        "new_password": OTHER_PASSWORD,
+    },
+    "POST /api/v1/auth/change-email": {"email": "other{n}@example.com", "password": PASSWORD},
+    "PUT /api/v1/users/{user_id}": {"full_name": "Somebody Else {n}"},
+    "PUT /api/v1/users/{user_id}/preferences": {"theme": "dark"},
+    "POST /api/v1/users/{user_id}/deletion": {"password": PASSWORD},
+    "POST /api/v1/admin/auth/login": {"email": "staff-a1@example.com", "password": PASSWORD},
+    "POST /api/v1/admin/auth/refresh": {"refreshToken": "x" * 60},
+    "POST /api/v1/admin/auth/accept-invitation": {"token": "x" * 43, "password": PASSWORD},
+    "POST /api/v1/admin/auth/forgot-password": {"email": "staff-a1@example.com"},
+    "POST /api/v1/admin/auth/reset-password": {"token": "x" * 43, "newPassword": OTHER_PASSWORD},
+    "POST /api/v1/admin/auth/oidc/code": {"continuation": "x", "code": "123456"},
+    "POST /api/v1/admin/auth/change-password": {
+        "currentPassword": PASSWORD,
+        "newPassword": OTHER_PASSWORD,
+    },
+    "POST /api/v1/admin/auth/totp": {"password": PASSWORD},
+    "POST /api/v1/admin/auth/totp/confirmation": {"code": "123456"},
+    "DELETE /api/v1/admin/auth/totp": {"password": PASSWORD, "code": "123456"},
+    "POST /api/v1/admin/auth/recovery-codes": {"code": "123456"},
+    "POST /api/v1/admin/staff": {"email": "hire{n}@example.com", "role": "analyst"},
+    "PUT /api/v1/admin/staff/{member_id}": {"name": "Somebody {n}"},
+    "PUT /api/v1/admin/staff/{member_id}/status": {"status": "suspended"},
+    "POST /api/v1/admin/users": {"email": "made{n}@example.com"},
+    "POST /api/v1/admin/users/status-changes": {"userIds": [str(CARL.id)], "status": "suspended"},
+    "PUT /api/v1/admin/users/{user_id}": {"name": "Somebody {n}"},
+    "PUT /api/v1/admin/users/{user_id}/status": {"status": "suspended"},
+    "POST /api/v1/admin/users/{user_id}/impersonation": {"reason": "They wrote to us"},
+    "PUT /api/v1/admin/settings": {"company_name": "Otters {n}"},
+    "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
+}
+
+numbers = count(1)
+
+PASSWORD_HASH = hashes.new(PASSWORD.encode())
+CUSTOMER_ROWS = [(CARL, "carl", "active"), (DORA, "dora", "active"), (PENDING, "pia", "pending")]
+STAFF_ROWS = [
+    *((each.id, str(each.role), "active") for each in (*STAFF, NEWCOMER)),
+    (TESS, "marketer", "active"),
+    (IVAN, "marketer", "invited"),
+]
+CUSTOMER_ROW = """
+insert into users (id, email, name, password_hash, status, email_verified)
+values ($1, $2, initcap($3), $4, $5::text, $5::text = 'active')
+on conflict (id) do update set email = excluded.email, name = excluded.name, erased_at = null,
+  password_hash = excluded.password_hash, status = excluded.status, username = null,
+  email_verified = excluded.email_verified, login_attempts = 0, locked_until = null
+"""
+STAFF_ROW = """
+insert into admin_users (id, email, name, role, status, password_hash, totp_secret,
+  totp_confirmed_at)
+values ($1, $2, 'Somebody', $3, $4, $5, case when $1 = $6::uuid then 'sealed'::bytea end,
+  case when $1 = $6::uuid then now() end)
+on conflict (id) do update set email = excluded.email, name = excluded.name, role = excluded.role,
+  status = excluded.status, password_hash = excluded.password_hash, login_attempts = 0,
+  totp_secret = excluded.totp_secret, totp_confirmed_at = excluded.totp_confirmed_at,
+  totp_pending = null
+"""
+
+
+async def set_scene(database: Any) -> None:
+    """Everybody has their account as it was, whatever was done to it; nothing is throttled."""
+    async with database.transaction():
+        for actor, name, status in CUSTOMER_ROWS:
+            email = f"{name}@example.com"
+            await database.execute(CUSTOMER_ROW, actor.id, email, name, PASSWORD_HASH, status)
+        for member_id, role, status in STAFF_ROWS:
+            email = f"staff-{str(member_id)[-2:]}@example.com"
+            stored = PASSWORD_HASH if status == "active" else None
+            await database.execute(STAFF_ROW, member_id, email, role, status, stored, TESS)
+        await database.execute("delete from sessions")
+        await database.execute("delete from attempts")
+        await database.execute("delete from user_preferences")
+
+
+async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None, UUID | None]]:
+    """By the name of the caller: the access token and the session of it."""
+    found: dict[str, tuple[str | None, UUID | None]] = {}
+    async with live.database.transaction(Claim(Role.DOOR)) as db:
+        for caller in CALLERS:
+            actor = caller.actor
+            if actor is None or actor.id is None or caller.name == "operator":
+                continue
+            by = caller.impersonator
+            opened = await sessions.open(
+                db,
+                actor.kind,
+                actor.id,
+                method="impersonation" if by else "password",
+                scope=caller.scope,
+                impersonator=by.id if by else None,
+            )
+            token = tokens.sign(opened.actor(actor.role))
+            found[caller.name] = token, opened.session_id
+            if caller.name == "ended session":
+                await sessions.end(db, opened.session_id, reason="signed_out")
+    found["nobody"] = None, None
+    found["expired token"] = tokens.sign(CARL, lifetime_seconds=-60), None
+    found["token of a stranger's making"] = Tokens(["of a stranger"]).sign(OLIVIA), None
+    found["operator"] = tokens.sign(operator(StaffRole.OWNER)), None
+    await live.app.state.endings.look()
+    return found
+
+
+TABLES = """
+select format('select %L as "table", count(*), sum(hashtextextended(t::text, 0)) from %s t',
+  c.oid::regclass, c.oid::regclass) as query
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind = 'r' and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
+"""
+
+
+async def fingerprint_query(live: Live) -> str:
+    """Every row of every table, in one number each: what does not change it has written nothing."""
+    return " union all ".join(row["query"] for row in await rows(live, TABLES))
+
+
+@dataclass
+class Scene:
+    """A database with everybody in it, and what each caller shows at the door."""
+
+    live: Live
+    api: httpx2.AsyncClient
+    database: asyncpg.Connection
+    fingerprints: str
+    tokens: Tokens
+    signed_in: dict[str, tuple[str | None, UUID | None]] = field(default_factory=dict)
+
+    async def begin(self) -> None:
+        await set_scene(self.database)
+        self.signed_in = await sign_in_all(self.live, self.tokens)
+
+    async def fingerprint(self) -> dict[str, Any]:
+        found = await self.database.fetch(self.fingerprints)
+        return {row["table"]: (row["count"], row["sum"]) for row in found}
+
+    async def call(self, route: str, caller: Caller, path: str, **headers: str) -> httpx2.Response:
+        token, _ = self.signed_in[caller.name]
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        body = json.dumps(BODIES[route]) if route in BODIES else None
+        if body:
+            headers["Content-Type"] = "application/json"
+            body = body.replace("{n}", str(next(numbers)))
+        return await self.api.request(route.split()[0], path, content=body, headers=headers)
+
+    def path(self, route: str, caller: Caller | None, *, absent: bool = False) -> str:
+        """Of the caller's own thing where such things have an owner; None: of somebody else's."""
+        return re.sub(
+            r"{(\w+)}",
+            lambda found: str(ABSENT if absent else self.thing(route, found[1], caller)),
+            route.split()[1],
+        )
+
+    def thing(self, route: str, name: str, caller: Caller | None) -> Any:
+        if name == "session_id":
+            return self.signed_in[caller.name if caller else "carl, customer"][1] or ABSENT
+        if name == "user_id" and STATED[route] in ONLY_ONES_OWN:
+            actor = caller.actor if caller else None
+            return actor.id if actor else CARL.id
+        things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS}
+        return IVAN if route.endswith("/invitation") else things[name]
+
+
+@asynccontextmanager
+async def opened(**given: Any) -> AsyncIterator[Scene]:
+    settings = databases.test_settings(**given)
+    url = await databases.clone()
+    live = Live(url, settings, create_app(settings, url))
+    database = await asyncpg.connect(databases.raw(url))
+    query = await fingerprint_query(live)
+    async with live.api() as api:
+        yield Scene(live, api, database, query, Tokens(settings.secret_keys))
+    await database.close()
+    await live.database.close()
+    await databases.discard(url)
