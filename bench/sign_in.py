@@ -48,7 +48,7 @@ def run(plan: Plan) -> Report:
             CLAIMS,
             plan.rounds,
         )
-        return replace(report, notes=(knocking.note, raw.note))
+        return replace(report, notes=(*knocking.notes(raw.milliseconds), raw.note))
 
 
 @contextmanager
@@ -107,8 +107,7 @@ class Knocking:
             children.ru_utime + children.ru_stime,
         )
 
-    @property
-    def note(self) -> str:
+    def notes(self, hash_milliseconds: float) -> Iterator[str]:
         """The generator's clients leave one request each unanswered, which the server still did."""
         done = sum(outcome.requests + CLIENTS for outcome in self.outcomes)
         server, database, generator = (
@@ -116,11 +115,13 @@ class Knocking:
             for name in ("server", "database", "generator")
         )
         middle = sorted(outcome.p50_ms for outcome in self.outcomes)[len(self.outcomes) // 2]
-        return (
+        yield (
             f"{BURSAR}: {server:.1f} ms of a core in its own process for each sign-in, "
             f"{database:.1f} in PostgreSQL, {generator:.1f} in the generator with its start; "
             f"p50 {middle:.0f} ms"
         )
+        share = hash_milliseconds / (server + database + generator)
+        yield f"the hash is {share:.2f} of that: the ratio where all cores are busy with sign-ins"
 
 
 @dataclass
@@ -144,5 +145,9 @@ class Raw:
         return float(answer["per_second"])
 
     @property
+    def milliseconds(self) -> float:
+        return self.cpu_seconds / self.done * 1000
+
+    @property
     def note(self) -> str:
-        return f"{ARGON2}: {self.cpu_seconds / self.done * 1000:.1f} ms of a core for each"
+        return f"{ARGON2}: {self.milliseconds:.1f} ms of a core for each"

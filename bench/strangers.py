@@ -67,7 +67,8 @@ class Guesses:
 
     def measure(self, seconds: float) -> float:
         """Both kinds in turn; answers for the known, and keeps the other for `of_nobody`."""
-        known, unknown = [], []
+        known: list[float] = []
+        unknown: list[float] = []
         ends = time.perf_counter() + seconds
         with closing(self._connect()) as connection:
             while time.perf_counter() < ends or not known:

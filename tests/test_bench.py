@@ -1,17 +1,19 @@
 """What bench/ says is what it measured, and it does not praise what was not measured well."""
 
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from threading import Thread
 from typing import Any
 
 import pytest
 from bench import __main__ as command
-from bench import harness, load
+from bench import crowded, harness, identify, knock, load
 from bench.harness import Claim, Contender, Report
 from bench.load import Ask, Job, WrongAnswer
 from bench.programs import ROOT
@@ -137,6 +139,40 @@ def test_an_entry_that_does_not_exist_is_a_usage_error(capsys: pytest.CaptureFix
         command.main(["speed"])
     assert ended.value.code == 2
     assert "read, start, memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", command.ENTRIES)
+def test_every_entry_can_be_run(entry: str) -> None:
+    assert callable(importlib.import_module(f"bench.{entry}").run)
+
+
+def test_each_sign_in_is_another_person_at_another_address() -> None:
+    wires = [knock.SignIn(knock.LOGIN, "", number=number).wire() for number in (0, 300)]
+    heads, bodies = zip(*(wire.decode().split("\r\n\r\n") for wire in wires), strict=True)
+    assert [json.loads(body)["email"] for body in bodies] == [
+        "customer000000@example.com",
+        "customer000300@example.com",
+    ]
+    assert "X-Forwarded-For: 10.0.0.0" in heads[0]
+    assert "X-Forwarded-For: 10.0.1.44" in heads[1]
+    assert f"Content-Length: {len(bodies[0])}" in heads[0]
+
+
+def test_the_crowd_is_uneven_and_the_same_each_time() -> None:
+    people = list(crowded.crowd(2_000))
+    assert len({person.email for person in people}) == 2_000
+    assert all(person.email.isascii() and " " not in person.email for person in people)
+    assert 400 < sum(person.email.endswith("@gmail.com") for person in people) < 600
+    assert [p[:8] for p in islice(crowded.crowd(50), 50)] == [p[:8] for p in people[:50]]
+
+
+def test_what_is_added_is_the_difference_of_each_pair() -> None:
+    more, less = (
+        harness.Figure(name, "", rounds) for name, rounds in (("a", (3, 5)), ("b", (1, 2)))
+    )
+    added = identify.difference("added", more, less)
+    assert added.rounds == (2, 3)
+    assert not identify.verdict(added).reached
 
 
 def test_the_read_is_measured_beside_its_peers() -> None:

@@ -118,7 +118,7 @@ async def test_a_cursor_walks_all_of_it(live_db: Live, story: Trail, query: str)
     ("query", "named"),
     [
         ("event_type=Not+a+name", "event_type"),
-        ("event_type=users.status.", "users."),
+        ("event_type=users.status.", "event_type"),
         ("actor_kind=god", "'customer', 'staff'"),
         ("actor_id=5", "uuid"),
         ("user_id=5", "uuid"),

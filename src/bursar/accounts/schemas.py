@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, computed_field, model_validator
+from pydantic import BaseModel, Field, StrictBool, computed_field, model_validator
 
 from bursar.accounts.emails import Email
 from bursar.accounts.models import CustomerRole, Status, Tier
@@ -224,10 +224,10 @@ class UserChange(Naming, Wire):
 class Notifications(Wire):
     """What somebody wants to be told of by mail."""
 
-    receipts: bool = True
+    receipts: StrictBool = True
     security: Literal[True] = True
-    product_news: bool = False
-    offers: bool = False
+    product_news: StrictBool = False
+    offers: StrictBool = False
 
 
 class Preferences(Wire):
@@ -248,7 +248,7 @@ class NewUser(Naming, StaffWire):
     role: CustomerRole = CustomerRole.INDIVIDUAL_CLIENT
     tier: Tier = Tier.FREE
     status: Literal[Status.ACTIVE, Status.SUSPENDED, Status.PENDING] = Status.ACTIVE
-    email_verified: bool = False
+    email_verified: StrictBool = False
 
     def facts(self) -> dict[str, object]:
         rest = self.model_dump(include={"email", "username", "role", "tier", "status"})
@@ -303,7 +303,7 @@ class Impersonation(StaffWire):
     """Why a member of staff wants to be a customer for a while, and whether to change things."""
 
     reason: Annotated[Reason, Field(min_length=3)]
-    write: bool = False
+    write: StrictBool = False
 
 
 class Impersonating(StaffWire):

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     PlainSerializer,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
@@ -44,6 +45,14 @@ class Wire(BaseModel):
         validate_by_alias=True,
         from_attributes=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_a_number(cls, value: Any) -> Any:
+        """A Decimal has attributes too, just none of ours: it would pass for an empty object."""
+        if isinstance(value, Decimal):
+            raise ValueError("This is a number where an object is wanted.")
+        return value
 
 
 class StaffWire(Wire):

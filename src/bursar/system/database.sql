@@ -20,15 +20,18 @@ begin
   return new;
 end $$;
 
--- Definer's rights: staff may not write history except through this trigger.
+-- Definer's rights: staff may not write history except through this trigger. The moment is that of
+-- the change, under its lock: by the start of their transactions two changes may stand the wrong way
+-- round.
 create or replace function keep_setting_change() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
-  insert into setting_changes (key, old, new, changed_by)
+  insert into setting_changes (key, old, new, changed_at, changed_by)
   values (
     new.key,
     case when tg_op = 'INSERT' then null else old.value end,
     new.value,
+    clock_timestamp(),
     current_subject()
   );
   return null;
