@@ -132,3 +132,43 @@ create policy own on identities for select to app_user
   using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
 grant select, delete on identities to worker_user;
 create policy worker on identities to worker_user using (true);
+
+-- The end of every sign-in, in one round trip: counts start again, a session opens, the audit has its
+-- row. A sign-in by password says what it has seen; if any of that has changed since, nobody comes in
+-- and the caller looks why. Who has proved themselves otherwise, and holds the row, says nothing.
+create or replace function let_in(
+  seen_version integer, seen_hash text, new_hash text, request_id text,
+  its_kind text, person uuid, its_scope text, its_method text, its_impersonator uuid,
+  its_address text, its_user_agent text, its_idle_seconds integer, first interval, absolute interval,
+  its_refresh_hash bytea, most integer
+) returns setof sessions
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if its_kind = 'customer' then
+    update users set login_attempts = 0, locked_until = null, last_login = now(),
+      password_hash = coalesce(new_hash, password_hash)
+    where id = person and status in ('active', 'pending')
+      and (seen_hash is null or (version = seen_version and password_hash = seen_hash
+        and coalesce(locked_until <= now(), true)));
+  else
+    update admin_users set login_attempts = 0, locked_until = null, last_login = now(),
+      password_hash = coalesce(new_hash, password_hash)
+    where id = person and status = 'active'
+      and (seen_hash is null or (version = seen_version and password_hash = seen_hash
+        and coalesce(locked_until <= now(), true)));
+  end if;
+  if not found then
+    return;
+  end if;
+  perform record_audit(
+    case its_kind when 'customer' then 'users.signed_in' else 'staff.signed_in' end,
+    case its_kind when 'customer' then 'user' else 'staff' end, person::text,
+    null, json_build_object('method', its_method),
+    its_kind, person, null, null, its_address, request_id);
+  return query select * from open_session(its_kind, person, its_scope, its_method, its_impersonator,
+    its_address, its_user_agent, its_idle_seconds, first, absolute, its_refresh_hash, most);
+end $$;
+revoke execute on function let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text,
+  integer, interval, interval, bytea, integer) from public;
+grant execute on function let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text,
+  integer, interval, interval, bytea, integer) to auth_user;

@@ -3,12 +3,14 @@
 A known and an unknown e-mail address cost the same work and get the same answer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, func, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
@@ -29,14 +31,20 @@ AREAS = {Kind.CUSTOMER: "users", Kind.STAFF: "staff"}  # how their actions are c
 TARGETS = {Kind.CUSTOMER: "user", Kind.STAFF: "staff"}
 NOBODY_ID = UUID(int=0)  # the failure of an unknown address writes as much as that of a known one
 
+READABLE = [each.key for each in inspect(User).column_attrs if not each.deferred]
 CREDENTIALS = {
     Kind.CUSTOMER: """
-      select id, password_hash, false as has_second_factor from users
+      select *, false as has_second_factor from users
       where lower(email) = $2 and status <> 'deleted'""",
     Kind.STAFF: """
       select id, password_hash, totp_confirmed_at is not null as has_second_factor from admin_users
       where lower(email) = $2 and status in ('active', 'suspended')""",
 }
+SEEN = ("version", "stored", "replace", "request_id")
+LET_IN = "select * from let_in({})"
+BY_NAME = text(LET_IN.format(", ".join(f":{name}" for name in (*SEEN, *sessions.ASKED))))
+BY_NAME = BY_NAME.bindparams(*sessions.TYPES)
+BY_PLACE = LET_IN.format(", ".join(f"${n + 2}" for n in range(len(SEEN) + len(sessions.ASKED))))
 
 
 class WrongCredentials(BursarError, status=401, code="accounts.wrong_credentials"):
@@ -83,20 +91,42 @@ async def sign_in(
             raise SecondFactorAsked("Send the code of your authenticator as well, as `code`.")
         await throttle.count(door.database, throttle.second_factor(found["id"]))
         attempts = (*attempts, *throttle.second_factor(found["id"]))
+    if kind is Kind.CUSTOMER:
+        signed_in = await enter_at_once(door, found, verdict.replace)
+    else:
+        signed_in = await enter_looking(door, kind, found, code, verdict.replace)
+    await throttle.forget(door.database, attempts)
+    return signed_in
+
+
+async def enter_at_once(door: Door, found: Mapping[str, Any], replace: str | None) -> SignedIn:
+    """A customer in one statement, unless anything has changed while the password was checked."""
+    user = User(**{name: found[name] for name in READABLE if name != "is_active"})
+    scope = scope_of_customer(user)
+    asked = asked_for(door, Kind.CUSTOMER, user.id, "password", scope)
+    seen = (user.version, found["password_hash"], replace, door.origin.request_id)
+    values = [asked.values[name] for name in sessions.ASKED]
+    row = await door.database.fetch_one(door.claim, BY_PLACE, *seen, *values)
+    if row is None:
+        return await enter_looking(door, Kind.CUSTOMER, found, None, replace)
+    user.last_login, user.is_active = row["created_at"], user.status == Status.ACTIVE
+    return signed_in_as(door, Kind.CUSTOMER, user, asked.opened(row, door.settings.secret_keys))
+
+
+async def enter_looking(
+    door: Door, kind: Kind, found: Mapping[str, Any], code: str | None, replace: str | None
+) -> SignedIn:
+    """With the row in hand: a second factor is used up, and who is refused is told why."""
     async with second_factor.misses_noted(door, found["id"]), door.transaction() as db:
         person = await held(db, kind, found["id"])
-        if person is None or person.password_hash != stored:
+        if person is None or person.password_hash != found["password_hash"]:
             raise wrong()  # it was changed while this one was checked
         if getattr(person, "has_second_factor", False) != found["has_second_factor"]:
             raise wrong()  # so was this: a second factor that is new now was not shown
         check_may_enter(person)
         if found["has_second_factor"]:
             await second_factor.use(db, person, code or "", door.settings)
-        if verdict.replace:
-            person.password_hash = verdict.replace
-        signed_in = await open_session(db, door, kind, person, method="password")
-    await throttle.forget(door.database, attempts)
-    return signed_in
+        return await open_session(db, door, kind, person, method="password", replace=replace)
 
 
 def wrong() -> WrongCredentials:
@@ -158,44 +188,52 @@ def check_may_enter(person: Any) -> None:
 
 
 async def open_session(
-    db: AsyncSession, door: Door, kind: Kind, person: Any, *, method: str
+    db: AsyncSession,
+    door: Door,
+    kind: Kind,
+    person: Any,
+    *,
+    method: str,
+    replace: str | None = None,
 ) -> SignedIn:
-    """However they have proved who they are; the one place that lets somebody in."""
-    scope = await scope_of(db, kind, person)
-    role = StaffRole(person.role) if kind is Kind.STAFF else None
-    opened = await sessions.open(
-        db,
-        kind,
-        person.id,
-        address=door.origin.address,
-        user_agent=door.user_agent,
-        scope=scope,
-        method=method,
-    )
-    actor = Actor(kind, person.id, role, session=opened.session_id, scope=scope)
-    person.login_attempts, person.locked_until = 0, None
-    person.last_login = datetime.now(UTC)
-    await audit.record(
-        db,
-        f"{AREAS[kind]}.signed_in",
-        TARGETS[kind],
-        person.id,
-        after={"method": method},
-        actor=actor,
-    )
+    """Whoever has proved who they are, with their row held in this transaction."""
     await db.flush()
+    asked = asked_for(door, kind, person.id, method, await scope_of(db, kind, person))
+    seen = dict.fromkeys(SEEN) | {"replace": replace, "request_id": door.origin.request_id}
+    row = (await db.execute(BY_NAME, seen | asked.values)).mappings().one_or_none()
+    if row is None:
+        raise wrong()  # not active: whoever calls has looked, but this is the one that decides
+    db.info["audited"] = True
     await db.refresh(person)
-    token = door.tokens.sign(actor, lifetime_seconds=opened.access_seconds)
-    return SignedIn(person, token, opened.refresh_token, opened.access_seconds, scope)
+    return signed_in_as(door, kind, person, asked.opened(row, door.settings.secret_keys))
+
+
+def asked_for(
+    door: Door, kind: Kind, person_id: UUID, method: str, scope: Scope
+) -> sessions.Opening:
+    address, agent = door.origin.address, door.user_agent
+    return sessions.opening(
+        kind, person_id, method=method, address=address, user_agent=agent, scope=scope
+    )
+
+
+def signed_in_as(door: Door, kind: Kind, person: Any, opened: sessions.Opened) -> SignedIn:
+    role = StaffRole(person.role) if kind is Kind.STAFF else None
+    token = door.tokens.sign(opened.actor(role), lifetime_seconds=opened.access_seconds)
+    return SignedIn(person, token, opened.refresh_token, opened.access_seconds, opened.scope)
 
 
 async def scope_of(db: AsyncSession, kind: Kind, person: Any) -> Scope:
     """Full, unless the person still owes a proof that the settings ask for."""
     if kind is Kind.CUSTOMER:
-        return Scope.ENROL if person.status == Status.PENDING else Scope.FULL
+        return scope_of_customer(person)
     if person.totp_confirmed_at or not await system.value(db, STAFF_SECOND_FACTOR):
         return Scope.FULL
     return Scope.ENROL
+
+
+def scope_of_customer(user: User) -> Scope:
+    return Scope.ENROL if user.status == Status.PENDING else Scope.FULL
 
 
 async def refresh(door: Door, kind: Kind, refresh_token: str) -> SignedIn:
@@ -208,10 +246,7 @@ async def refresh(door: Door, kind: Kind, refresh_token: str) -> SignedIn:
         if person is None or person.status not in (Status.ACTIVE, Status.PENDING):
             raise sessions.bad_refresh_token()
         scope = await scope_of(db, kind, person)
-    role = StaffRole(person.role) if isinstance(person, AdminUser) else None
-    actor = Actor(kind, person.id, role, session=rotated.session_id, scope=scope)
-    token = door.tokens.sign(actor, lifetime_seconds=rotated.access_seconds)
-    return SignedIn(person, token, rotated.refresh_token, rotated.access_seconds, scope)
+    return signed_in_as(door, kind, person, replaced(rotated, scope=scope))
 
 
 async def note_replay(db: AsyncSession, session: sessions.Opened) -> None:

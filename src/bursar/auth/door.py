@@ -33,9 +33,12 @@ class Door:
     def actor(self) -> Actor:
         return self.origin.actor
 
+    @property
+    def claim(self) -> Claim:
+        return Claim(Role.DOOR, self.actor.claim.subject)
+
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        claim = Claim(Role.DOOR, self.actor.claim.subject)
-        return self.database.transaction(claim, origin=self.origin)
+        return self.database.transaction(self.claim, origin=self.origin)
 
 
 def door_of(request: Request) -> Door:

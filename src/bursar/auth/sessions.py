@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from secrets import token_bytes
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Interval, RowMapping, bindparam, func, select, text
+from sqlalchemy import Interval, bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.auth.actor import Actor, Kind, Origin, Scope
@@ -89,30 +90,29 @@ class Opened:
         return max(1, min(int(left), LIFETIME_SECONDS if self.refresh_token else int(left)))
 
 
-OPEN = text("""
-  insert into sessions (
-    kind, subject, scope, method, impersonator, address, user_agent,
-    idle_seconds, expires_at, renewable_until, refresh_hash
-  ) values (
-    :kind, :subject, :scope, :method, :impersonator, :address, :user_agent,
-    :idle_seconds, now() + :first, now() + :absolute, :refresh_hash
-  )
-  returning id, kind, subject, scope, method, impersonator, created_at, expires_at
-""").bindparams(bindparam("first", type_=Interval), bindparam("absolute", type_=Interval))
-
-# Skips what another sign-in of the same person is just ending: two of them never wait in a circle.
-END_OLDEST = text("""
-  update sessions set ended_at = now(), end_reason = 'too_many' where id in (
-    select id from sessions
-    where kind = :kind and subject = :subject and impersonator is null
-      and ended_at is null and expires_at > now()
-    order by last_used_at desc, id desc offset :most for update skip locked
-  )
-""")
+ASKED = (  # in the order of open_session(), auth/sessions.sql
+    "kind", "subject", "scope", "method", "impersonator", "address", "user_agent",
+    "idle_seconds", "first", "absolute", "refresh_hash", "most",
+)  # fmt: skip
+TYPES = [bindparam(name, type_=Interval) for name in ("first", "absolute")]
+OPEN = text(
+    "select * from open_session(" + ", ".join(f":{name}" for name in ASKED) + ")"  # noqa: S608
+).bindparams(*TYPES)
 
 
-async def open(  # noqa: A001 - read as sessions.open
-    db: AsyncSession,
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a new session is to be, and the secret of its refresh token, which is never kept."""
+
+    values: dict[str, Any]
+    secret: bytes | None
+
+    def opened(self, row: Any, secret_keys: Sequence[str]) -> Opened:
+        secret = self.secret
+        return opened(row, refresh_token(secret_keys, row["id"], secret) if secret else "")
+
+
+def opening(
     kind: Kind,
     subject: UUID,
     *,
@@ -122,8 +122,7 @@ async def open(  # noqa: A001 - read as sessions.open
     scope: Scope = Scope.FULL,
     impersonator: UUID | None = None,
     lifetime: Lifetime | None = None,
-) -> Opened:
-    """For somebody who has just proved who they are, at the door (`auth_user`)."""
+) -> Opening:
     lifetime = lifetime or (IMPERSONATION if impersonator else LIFETIMES[kind])
     secret = token_bytes(32) if lifetime.renewable else None
     values = {
@@ -138,14 +137,21 @@ async def open(  # noqa: A001 - read as sessions.open
         "first": min(lifetime.idle, lifetime.absolute),
         "absolute": lifetime.absolute,
         "refresh_hash": digest(secret) if secret else None,
+        "most": MOST_AT_ONCE,
     }
-    row = (await db.execute(OPEN, values)).mappings().one()
-    await db.execute(END_OLDEST, {"kind": kind, "subject": subject, "most": MOST_AT_ONCE})
-    keys: Sequence[str] = db.info["settings"].secret_keys
-    return opened(row, refresh_token(keys, row["id"], secret) if secret else "")
+    return Opening(values, secret)
 
 
-def opened(row: RowMapping, refresh: str) -> Opened:
+async def open(  # noqa: A001 - read as sessions.open
+    db: AsyncSession, kind: Kind, subject: UUID, **facts: Any
+) -> Opened:
+    """For somebody who has just proved who they are, at the door (`auth_user`)."""
+    asked = opening(kind, subject, **facts)
+    row = (await db.execute(OPEN, asked.values)).mappings().one()
+    return asked.opened(row, db.info["settings"].secret_keys)
+
+
+def opened(row: Any, refresh: str) -> Opened:
     return Opened(
         row["id"],
         Kind(row["kind"]),

@@ -62,3 +62,34 @@ end $$;
 create or replace trigger announce_end after update on sessions
   for each row when (old.ended_at is null and new.ended_at is not null)
   execute function announce_session_end();
+
+-- Opens a session, and ends the one that rested longest where a person has too many. It skips what
+-- another sign-in of the same person is just ending: two of them never wait in a circle.
+create or replace function open_session(
+  its_kind text, its_subject uuid, its_scope text, its_method text, its_impersonator uuid,
+  its_address text, its_user_agent text, its_idle_seconds integer, first interval, absolute interval,
+  its_refresh_hash bytea, most integer
+) returns setof sessions
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  opened sessions;
+begin
+  insert into sessions (
+    kind, subject, scope, method, impersonator, address, user_agent, idle_seconds, expires_at,
+    renewable_until, refresh_hash
+  ) values (
+    its_kind, its_subject, its_scope, its_method, its_impersonator, its_address, its_user_agent,
+    its_idle_seconds, now() + first, now() + absolute, its_refresh_hash
+  ) returning * into opened;
+  update sessions set ended_at = now(), end_reason = 'too_many' where id in (
+    select id from sessions
+    where kind = its_kind and subject = its_subject and impersonator is null
+      and ended_at is null and expires_at > now()
+    order by last_used_at desc, id desc offset most for update skip locked
+  );
+  return next opened;
+end $$;
+revoke execute on function open_session(text, uuid, text, text, uuid, text, text, integer, interval,
+  interval, bytea, integer) from public;
+grant execute on function open_session(text, uuid, text, text, uuid, text, text, integer, interval,
+  interval, bytea, integer) to auth_user;
