@@ -32,9 +32,11 @@ everybody
 the one who collects metrics
   GET /metrics
 
+customers, verified or not, and staff who look as one
+  POST /api/v1/auth/logout
+
 customers, verified or not
   GET /api/v1/auth/me
-  POST /api/v1/auth/logout
   POST /api/v1/auth/resend-verification
 
 customers
@@ -42,8 +44,11 @@ customers
   GET /api/v1/users/{user_id}                 PUT /api/v1/users/{user_id}
   GET /api/v1/users/{user_id}/preferences     PUT /api/v1/users/{user_id}/preferences
 
+customers in person, verified or not
+  POST /api/v1/auth/change-email
+
 customers in person
-  POST /api/v1/auth/change-password           POST /api/v1/auth/change-email
+  POST /api/v1/auth/change-password
   DELETE /api/v1/auth/sessions                DELETE /api/v1/auth/sessions/{session_id}
   GET /api/v1/users/{user_id}/export          POST /api/v1/users/{user_id}/deletion
 
@@ -59,6 +64,7 @@ owner
 
 owner, administrator
   GET /api/v1/admin/staff                     POST /api/v1/admin/staff
+  GET /api/v1/admin/staff/stats/overview
   GET /api/v1/admin/staff/{member_id}         PUT /api/v1/admin/staff/{member_id}
   PUT /api/v1/admin/staff/{member_id}/status  DELETE /api/v1/admin/staff/{member_id}
   POST /api/v1/admin/staff/{member_id}/invitation
@@ -83,9 +89,10 @@ owner, administrator, support, analyst, marketer
 
 EVERYBODY, METRICS = "everybody", "the one who collects metrics"
 UNVERIFIED, CUSTOMERS = "customers, verified or not", "customers"
-IN_PERSON = "customers in person"
+IN_PERSON, MISTYPED = "customers in person", "customers in person, verified or not"
+LEAVING = "customers, verified or not, and staff who look as one"
 OWN_ACCOUNT = "staff, with their second factor or not yet"
-OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, IN_PERSON}
+OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, IN_PERSON, MISTYPED, LEAVING}
 ONLY_ONES_OWN = {*OF_CUSTOMERS, OWN_ACCOUNT}  # what belongs to others is not found there
 
 
@@ -146,11 +153,12 @@ class Caller:
         codes = set()
         if words not in OF_CUSTOMERS:
             codes.add("auth.not_allowed")
-        elif self.scope is Scope.ENROL and words != UNVERIFIED:
+        elif self.scope is Scope.ENROL and words not in (UNVERIFIED, MISTYPED, LEAVING):
             codes.add("auth.step_owed")
-        elif self.impersonator and words == IN_PERSON:
+        elif self.impersonator and words in (IN_PERSON, MISTYPED):
             codes.add("auth.not_for_others")
-        if self.scope is Scope.READ and method not in ("GET", "HEAD") and words in OF_CUSTOMERS:
+        writes = method not in ("GET", "HEAD") and words in OF_CUSTOMERS - {LEAVING}
+        if self.scope is Scope.READ and writes:
             codes.add("auth.read_only")
         return (403, codes) if codes else None
 

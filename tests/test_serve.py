@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -186,6 +187,40 @@ def test_several_processes_are_one_server(home: Path) -> None:
         until(lambda: server.status("/ready") == 200, "ready again")
         assert server.stop().code == 0
         assert not any(child.is_running() for child in replaced)
+
+
+def test_several_processes_ship_checkpoints(home: Path) -> None:
+    """Beside their own database, which a child is told of like an external one."""
+    with serving("--data", home, "--workers", 1) as server:
+
+        def shipped() -> list[Path]:
+            seal_now(home)
+            return sorted((home / "audit").rglob("*.json"))
+
+        until(shipped, "a checkpoint beside the database", within_seconds=120)
+        verified = bursar("audit", "verify", "--data", home)
+        assert verified.code == 0
+        assert "unbroken, " in verified.stdout
+        assert "confirmed up to seal " in verified.stdout
+        assert "only" not in verified.stdout
+        assert server.stop().code == 0
+
+
+def seal_now(data: Path) -> None:
+    """As the next minute would: the cron job is asked for by hand."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(data)}
+    subprocess.run([sys.executable, "-c", SEAL, data], env=environment, check=True)
+
+
+SEAL = """
+import sys
+from pathlib import Path
+from bursar.audit import tasks
+from bursar.commands.jobs import as_worker
+from bursar.core import jobs
+
+as_worker(Path(sys.argv[1]), lambda db: jobs.enqueue(db, tasks.seal, unique_key="now"))
+"""
 
 
 def all_three(server: Serving) -> list[psutil.Process]:

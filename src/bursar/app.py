@@ -123,10 +123,6 @@ def install_routes(app: FastAPI) -> None:
         app.include_router(router, prefix="/api/v1/admin")
     assets = Path(fastapi_offline.__file__).parent / "static"
     app.mount("/docs/assets", StaticFiles(directory=assets))
-    app.state.route_paths = {
-        id(context.original_route): context.path_format
-        for context in iter_route_contexts(app.routes)
-    }
 
 
 def know_routes(app: FastAPI) -> None:

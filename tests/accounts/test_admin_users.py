@@ -65,7 +65,12 @@ async def test_a_list_finds_by_word_status_and_order(live_db: Live) -> None:
         assert await found(search="x\\") == []
         assert await found(status="suspended") == []
         assert await found(limit=2, offset=1, sort="name") == people[1:3]
-        for bad in ({"status": "gone"}, {"sort": "password_hash"}, {"search": ""}, {"search": "% _"}):
+        for bad in (
+            {"status": "gone"},
+            {"sort": "password_hash"},
+            {"search": ""},
+            {"search": "% _"},
+        ):
             assert (await api.get(ADMIN_USERS, params=bad)).status_code == 422
 
 
@@ -134,8 +139,21 @@ async def test_stats_count_by_status(live_db: Live) -> None:
     assert len(stats["recent"]) == 4
 
 
-async def test_a_new_address_is_not_a_verified_one(live_db: Live) -> None:
+async def test_support_cannot_give_a_customer_another_address(live_db: Live) -> None:
+    """Its mailbox would get the link for a new password, and with it the account."""
     async with live_db.api() as api, live_db.api(SUE) as sue:
+        carl = await sign_up(api)
+        url = f"{ADMIN_USERS}/{carl.id}"
+        theft = await sue.put(url, json={"email": "sue@example.com", "tier": "pro"})
+        assert (theft.status_code, theft.json()["code"]) == (403, "auth.not_allowed")
+        rest = {"email": carl.email, "tier": "enterprise"}  # a form sends what it has shown
+        assert (await sue.put(url, json=rest)).json()["tier"] == "enterprise"
+    [row] = await rows(live_db, "select email, tier from users")
+    assert tuple(row) == (carl.email, "enterprise")
+
+
+async def test_a_new_address_is_not_a_verified_one(live_db: Live) -> None:
+    async with live_db.api() as api, live_db.api(ADAM) as adam:
         carl = await sign_up(api)
         await sign_up(api, "dora@example.com", username="dora")
         await rows(live_db, "update users set email_verified = true")
@@ -144,9 +162,9 @@ async def test_a_new_address_is_not_a_verified_one(live_db: Live) -> None:
             ({"email": "DORA@example.com"}, "accounts.email_taken"),
             ({"username": "Dora"}, "accounts.username_taken"),
         ):
-            taken = await sue.put(url, json=body)
+            taken = await adam.put(url, json=body)
             assert (taken.status_code, taken.json()["code"]) == (409, code)
-        changed = await sue.put(url, json={"email": "karl@example.com"})
+        changed = await adam.put(url, json={"email": "karl@example.com"})
     assert (changed.json()["email"], changed.json()["emailVerified"]) == ("karl@example.com", False)
 
 
@@ -220,6 +238,9 @@ async def test_no_login_role_sees_more_than_it_must(live_db: Live) -> None:
     for claim, seen in read.items():
         async with live_db.database.transaction(claim) as db:
             assert len((await db.execute(text("select id from users"))).all()) == seen
+    with pytest.raises(Exception, match="permission denied"):
+        async with live_db.database.transaction(WORKER) as db:
+            await db.execute(text("select password_hash from users"))
     for claim in (Claim(Role.CUSTOMER, carl.id), Claim(Role.STAFF, str(SUE.id))):
         for query in (
             "select password_hash from users",

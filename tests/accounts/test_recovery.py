@@ -5,10 +5,14 @@ import asyncio
 import httpx2
 import pytest
 
+from bursar.auth.throttle import LOGIN
+from tests.accounts.colleagues import DOOR, STAFF, SUPPORT, hire
 from tests.accounts.people import (
+    ADMIN_USERS,
     AUTH,
     OTHER_PASSWORD,
     PASSWORD,
+    USERS,
     actions,
     link_in_mail,
     log_in,
@@ -18,6 +22,7 @@ from tests.accounts.people import (
     sign_up,
 )
 from tests.conftest import Live
+from tests.world import OLIVIA
 
 
 async def forgot(api: httpx2.AsyncClient, email: str) -> httpx2.Response:
@@ -170,3 +175,127 @@ async def test_an_address_of_somebody_else_gets_no_link(live_db: Live) -> None:
         await sign_up(api, "new@example.com")
         late = await api.post(f"{AUTH}/verify-email", json={"token": token})
     assert (late.status_code, late.json()["code"]) == (409, "accounts.email_taken")
+
+
+async def test_a_change_of_address_ends_the_links_before_it_and_is_told_to_the_old_one(
+    live_db: Live,
+) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await forgot(api, carl.email)
+        old_link = await link_in_mail(live_db, carl.email)
+        body = {"email": "karl@example.com", "password": PASSWORD}
+        await api.post(f"{AUTH}/change-email", json=body, headers=carl.headers)
+        token = await link_in_mail(live_db, "karl@example.com")
+        assert (await api.post(f"{AUTH}/verify-email", json={"token": token})).status_code == 200
+        assert (await reset(api, old_link)).status_code == 422
+    assert (await mails(live_db, carl.email))[0].template == "email_changed"
+    await says_no_new_address(live_db, carl.email, "karl")
+
+
+async def says_no_new_address(live: Live, old: str, new: str) -> None:
+    words = (await mails(live, old))[0].words
+    assert words is not None
+    assert "e-mail address of your account" in words.text
+    assert new not in words.text + words.html
+
+
+async def test_a_link_for_a_password_is_for_the_address_that_it_was_mailed_to(
+    live_db: Live,
+) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await forgot(api, carl.email)
+        token = await link_in_mail(live_db, carl.email)
+        # by plain SQL, which forgets no link
+        await rows(live_db, "update users set email = 'karl@example.com'")
+        assert (await reset(api, token)).status_code == 422
+        await rows(live_db, "update users set email = 'carl@example.com'")
+        assert (await reset(api, token)).status_code == 200
+
+
+async def test_a_change_of_address_by_staff_is_told_to_the_old_one(live_db: Live) -> None:
+    async with live_db.api() as api, live_db.api(OLIVIA) as olivia:
+        carl = await sign_up(api)
+        url = f"{ADMIN_USERS}/{carl.id}"
+        assert (await olivia.put(url, json={"email": "karl@example.com"})).status_code == 200
+        await run_jobs(live_db)
+        await says_no_new_address(live_db, carl.email, "karl")
+        # one that no mail can go to keeps nobody from a better one
+        await rows(live_db, "update users set email = 'karl@old_host'")
+        assert (await olivia.put(url, json={"email": "carl@example.com"})).status_code == 200
+
+
+async def test_so_it_is_for_staff(live_db: Live) -> None:
+    sue = await hire(live_db, "sue", SUPPORT)
+    async with live_db.api() as api, live_db.api(OLIVIA) as olivia:
+        await api.post(f"{DOOR}/forgot-password", json={"email": "sue@example.com"})
+        token = await link_in_mail(live_db, "sue@example.com")
+        await rows(live_db, "update admin_users set email = 'moved@example.com'")
+        body = {"token": token, "new_password": OTHER_PASSWORD}
+        assert (await api.post(f"{DOOR}/reset-password", json=body)).status_code == 422
+        changed = await olivia.put(f"{STAFF}/{sue}", json={"email": "susan@example.com"})
+        assert changed.status_code == 200
+        await run_jobs(live_db)
+    await says_no_new_address(live_db, "moved@example.com", "susan")
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "body"),
+    [
+        (f"{AUTH}/change-password", "current_password", {"new_password": OTHER_PASSWORD}),
+        (f"{AUTH}/change-email", "password", {"email": "karl@example.com"}),
+        (f"{USERS}/me/deletion", "password", {}),
+    ],
+)
+async def test_a_password_that_can_be_none_is_told_by_its_name(
+    live_db: Live, path: str, field: str, body: dict[str, str]
+) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        for bad in ("x" * 2000, "\x00 and more"):
+            answer = await api.post(path, json={**body, field: bad}, headers=carl.headers)
+            assert answer.status_code == 422
+            pointers = [each["pointer"] for each in answer.json()["errors"]]
+            assert pointers in ([f"/{field}"], [""])
+
+
+async def test_who_has_no_password_has_just_signed_in(live_db: Live) -> None:
+    """As one who came by a provider; the session is older than its newest token."""
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await rows(live_db, "update users set password_hash = null")
+        await rows(live_db, "update sessions set created_at = now() - interval '11 minutes'")
+        renewed = await api.post(f"{AUTH}/refresh", json={"refresh_token": carl.refresh_token})
+        token = renewed.json()["access_token"]
+        stale = {"Authorization": f"Bearer {token}"}
+        asked = {"email": "karl@example.com"}
+        for path, body in ((f"{AUTH}/change-email", asked), (f"{USERS}/me/deletion", {})):
+            answer = await api.post(path, json=body, headers=stale)
+            assert (answer.status_code, answer.json()["code"]) == (401, "accounts.sign_in_again")
+        await rows(live_db, "update sessions set created_at = now() - interval '9 minutes'")
+        for path, body in ((f"{AUTH}/change-email", asked), (f"{USERS}/me/deletion", {})):
+            assert (await api.post(path, json=body, headers=stale)).status_code == 202
+
+
+async def test_strangers_who_guess_do_not_shut_out_whoever_has_the_mailbox(live_db: Live) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        for _ in range(LOGIN.times + 1):
+            await api.post(f"{AUTH}/login", json={"email": carl.email, "password": "guess guess"})
+        await forgot(api, carl.email)
+        assert (await reset(api, await link_in_mail(live_db, carl.email))).status_code == 200
+        await log_in(api, password=OTHER_PASSWORD)
+
+
+async def test_whoever_staff_have_set_to_pending_can_prove_their_address_again(
+    live_db: Live,
+) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await rows(live_db, "update users set email_verified = true, status = 'pending'")
+        carl = await log_in(api)
+        await api.post(f"{AUTH}/resend-verification", headers=carl.headers)
+        token = await link_in_mail(live_db, carl.email)
+        verified = await api.post(f"{AUTH}/verify-email", json={"token": token})
+    assert verified.json()["status"] == "active"

@@ -1,11 +1,14 @@
 """Signing in: the right password, the right account, and nothing to learn from a wrong one."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
+from bursar.auth.door import AT_THE_DOOR
 from bursar.auth.throttle import LOGIN
 from tests.accounts.people import (
     AUTH,
@@ -59,6 +62,31 @@ async def test_an_unknown_address_gets_the_answer_of_a_wrong_password(
     assert [unknown.json()[k] for k in same] == [wrong.json()[k] for k in same]
 
 
+async def test_an_address_is_typed_at_sign_in_as_at_sign_up(live_db: Live) -> None:
+    async with live_db.api() as api:
+        await sign_up(api, "carl@bücher.example")
+        for typed in ("carl@bücher.example", " Carl@BÜCHER.example ", "carl@xn--bcher-kva.example"):
+            assert (await attempt(api, typed, PASSWORD)).status_code == 200
+
+
+async def test_a_refresh_that_finds_no_connection_leaves_the_token_good(
+    live_db: Live,
+) -> None:
+    """What answers 503 may be sent again, and must not look like a theft then."""
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        body = {"refresh_token": carl.refresh_token}
+        size = live_db.settings.database_pool_size
+        async with AsyncExitStack() as stack:
+            for _ in range(size):
+                db = await stack.enter_async_context(live_db.database.transaction(AT_THE_DOOR))
+                await db.execute(text("select 1"))
+            busy = await api.post(f"{AUTH}/refresh", json=body)
+            assert busy.status_code == 503
+        again = await api.post(f"{AUTH}/refresh", json=body)
+    assert again.status_code == 200
+
+
 async def test_ten_attempts_then_nobody_looks_at_the_password(live_db: Live) -> None:
     async with live_db.api() as api:
         await sign_up(api)
@@ -90,7 +118,7 @@ async def test_a_locked_account_tells_only_who_has_the_password(live_db: Live) -
         assert 0 < int(right.headers["Retry-After"]) <= timedelta(minutes=15).total_seconds() + 1
         await rows(live_db, "update users set locked_until = now()")
         await log_in(api)
-    assert (await actions(live_db, carl.id)).count("users.sign_in_failed") == 11
+    assert (await actions(live_db, carl.id)).count("users.locked") == 1
     [row] = await rows(live_db, "select login_attempts, locked_until from users")
     assert tuple(row) == (0, None)
 

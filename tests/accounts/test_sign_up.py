@@ -1,11 +1,13 @@
 """Signing up: one account for one address, whoever races for it and however it is written."""
 
 import asyncio
+import json
 
 import pytest
 
 from tests.accounts.people import (
     AUTH,
+    OTHER_PASSWORD,
     PASSWORD,
     actions,
     change,
@@ -149,6 +151,16 @@ async def test_a_password_of_ten_megabytes_is_refused_before_it_is_read(live_db:
     assert answer.status_code == 413
 
 
+async def test_how_long_a_password_may_be_is_said_as_it_is(live_db: Live) -> None:
+    async with live_db.api() as api:
+        schemas = (await api.get("/openapi.json")).json()["components"]["schemas"]
+        stated = schemas["SignUp"]["properties"]["password"]["maxLength"]
+        body = {"email": "carl@example.com", "password": PASSWORD.ljust(stated + 1, "!")}
+        assert (await api.post(f"{AUTH}/signup", json=body)).status_code == 422
+        body["password"] = PASSWORD.ljust(stated, "!")
+        assert (await api.post(f"{AUTH}/signup", json=body)).status_code == 201
+
+
 async def test_domains_beyond_ascii_are_kept_in_ascii(live_db: Live) -> None:
     async with live_db.api() as api:
         carl = await sign_up(api, "carl@münchen.example")
@@ -160,7 +172,9 @@ async def test_where_sign_up_is_closed_nobody_signs_up(live_db: Live) -> None:
     async with live_db.api() as api:
         body = {"email": "carl@example.com", "password": PASSWORD}
         answer = await api.post(f"{AUTH}/signup", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (403, "accounts.sign_up_closed")
+        assert (answer.status_code, answer.json()["code"]) == (403, "accounts.sign_up_closed")
+        common = await api.post(f"{AUTH}/signup", json={**body, "password": "password123"})
+    assert common.status_code == 403  # told before any work is done for a password
 
 
 async def test_where_addresses_are_verified_an_account_opens_by_its_link(live_db: Live) -> None:
@@ -178,6 +192,41 @@ async def test_where_addresses_are_verified_an_account_opens_by_its_link(live_db
         assert (again.status_code, again.json()["code"]) == (422, "auth.bad_one_time_token")
         carl = await log_in(api)
         assert (await api.get("/api/v1/users/me", headers=carl.headers)).status_code == 200
+    await told_that_it_is_open(live_db, carl.id)
+
+
+async def told_that_it_is_open(live: Live, user_id: str) -> None:
+    """By an event, and by an audit row with both sides."""
+    published = "select payload::text from events where name = 'users.status_changed'"
+    [event] = await rows(live, published)
+    assert json.loads(event["payload"]) == {"user_id": user_id, "status": "active"}
+    proved = "select before, after from audit_logs where event_type = 'users.email_verified'"
+    [row] = await rows(live, proved)
+    assert json.loads(row["before"]) == {"status": "pending", "email_verified": False}
+    assert json.loads(row["after"]) == {"status": "active", "email_verified": True}
+
+
+async def test_a_new_password_by_a_link_opens_a_pending_account_too(live_db: Live) -> None:
+    await change(live_db, "verify_email", True)
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await api.post(f"{AUTH}/forgot-password", json={"email": carl.email})
+        body = {"token": await link_in_mail(live_db, carl.email), "new_password": OTHER_PASSWORD}
+        assert (await api.post(f"{AUTH}/reset-password", json=body)).status_code == 200
+    await told_that_it_is_open(live_db, carl.id)
+
+
+async def test_a_mistyped_address_is_corrected_by_who_cannot_verify_it(live_db: Live) -> None:
+    await change(live_db, "verify_email", True)
+    async with live_db.api() as api:
+        carl = await sign_up(api, "cral@example.com")
+        body = {"email": "carl@example.com", "password": PASSWORD}
+        asked = await api.post(f"{AUTH}/change-email", json=body, headers=carl.headers)
+        assert asked.status_code == 202
+        token = await link_in_mail(live_db, "carl@example.com")
+        verified = await api.post(f"{AUTH}/verify-email", json={"token": token})
+    seen = verified.json()
+    assert (seen["email"], seen["status"]) == ("carl@example.com", "active")
 
 
 async def test_verification_is_mailed_again_until_it_is_done(live_db: Live) -> None:

@@ -17,6 +17,7 @@ from tests.accounts.colleagues import (
     SUPPORT,
     Colleague,
     code,
+    enrol,
     hire,
     hired,
     invite,
@@ -270,6 +271,26 @@ async def test_if_match_lets_only_one_of_two_editors_win(live_db: Live) -> None:
     assert {code(each) for each in (second, third, fourth)} == {(412, "precondition_failed")}
 
 
+async def test_who_asks_again_hears_of_what_has_no_version(live_db: Live) -> None:
+    """A second factor and a sign-in change what is shown; the latter spoils nobody's edit."""
+    async with live_db.api() as api, live_db.api(OLIVIA) as boss:
+        sue = await hired(live_db, api, "sue", SUPPORT)
+        url = f"{STAFF}/{sue.id}"
+        seen = (await boss.get(url)).headers["etag"]
+        assert (await boss.get(url, headers={"If-None-Match": seen})).status_code == 304
+        await log_in(api, "sue")
+        again = await boss.get(url, headers={"If-None-Match": seen})
+        assert again.status_code == 200
+        renamed = await boss.put(url, json={"name": "Sue S."}, headers={"If-Match": seen})
+        assert renamed.status_code == 200
+        seen = renamed.headers["etag"]
+        await enrol(api, sue)
+        again = await boss.get(url, headers={"If-None-Match": seen})
+        assert again.json()["hasSecondFactor"] is True
+        late = await boss.put(url, json={"name": "Susan"}, headers={"If-Match": seen})
+    assert code(late) == (412, "precondition_failed")
+
+
 async def test_what_changed_is_written_down_and_what_did_not_is_not(live_db: Live) -> None:
     member = await hire(live_db, "sue", SUPPORT)
     async with live_db.api(OLIVIA) as boss:
@@ -307,3 +328,22 @@ async def test_the_list_by_status_role_word_and_order(live_db: Live) -> None:
         rest = (await boss.get(f"{STAFF}?perPage=2&cursor={page['nextCursor']}")).json()
     assert [row["name"] for row in page["staff"] + rest["staff"]] == ["Sue", "Anna", "Olivia"]
     assert "argon2" not in str(page)
+
+
+async def test_stats_count_who_works_here_by_role(live_db: Live) -> None:
+    for name, role in (("olivia", OWNER), ("adam", ADMINISTRATOR), ("sue", SUPPORT)):
+        await hire(live_db, name, role)
+    await rows(live_db, "update admin_users set status = 'suspended' where name = 'Sue'")
+    async with live_db.api() as api:
+        olivia = await log_in(api, "olivia")
+        stats = (await api.get(f"{STAFF}/stats/overview", headers=olivia.signed)).json()
+    by_status = {status: n for status, n in stats["byStatus"].items() if n}
+    assert (stats["total"], by_status) == (3, {"active": 2, "suspended": 1})
+    assert stats["byRole"] == {
+        "owner": 1,
+        "administrator": 1,
+        "support": 0,
+        "analyst": 0,
+        "marketer": 0,
+    }
+    assert len(stats["recent"]) == 3

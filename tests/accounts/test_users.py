@@ -1,5 +1,6 @@
 """What customers do with their own account, and cannot do with anybody else's."""
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bursar.accounts import tasks
 from bursar.core.database import WORKER
 from tests.accounts.people import (
+    ADMIN_USERS,
     AUTH,
     OTHER_PASSWORD,
     PASSWORD,
@@ -19,6 +21,7 @@ from tests.accounts.people import (
     sign_up,
 )
 from tests.conftest import Live
+from tests.world import OLIVIA
 
 ME = f"{USERS}/me"
 
@@ -29,6 +32,9 @@ async def test_me_is_my_own_id_and_nobody_elses(live_db: Live) -> None:
         mine = await api.get(ME, headers=carl.headers)
         same = await api.get(f"{USERS}/{carl.id}", headers=carl.headers)
         assert mine.json() == same.json()
+        for written in (carl.id.upper(), carl.id.replace("-", "")):
+            also = await api.get(f"{USERS}/{written}", headers=carl.headers)
+            assert also.json() == mine.json()
         for path in ("", "/preferences", "/export"):
             for target in (dora.id, "00000000-0000-7000-8000-000000000000", "x"):
                 hers = await api.get(f"{USERS}/{target}{path}", headers=carl.headers)
@@ -87,6 +93,19 @@ async def test_preferences_are_typed_and_have_defaults(live_db: Live) -> None:
         assert (await api.get(f"{ME}/preferences", headers=carl.headers)).json() == put.json()
 
 
+async def test_of_those_who_choose_first_at_once_one_wins(live_db: Live) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        headers = {**carl.headers, "If-Match": '"0"'}
+        languages = ["de", "en", "fr", "it", "es"]
+        put = [
+            api.put(f"{ME}/preferences", json={"language": each}, headers=headers)
+            for each in languages
+        ]
+        answers = sorted(each.status_code for each in await asyncio.gather(*put))
+    assert answers == [200] + [412] * 4
+
+
 async def test_export_has_everything_and_no_secret(live_db: Live) -> None:
     async with live_db.api() as api:
         carl = await sign_up(api)
@@ -125,7 +144,7 @@ async def test_a_closed_account_is_erased_after_its_grace_time(live_db: Live) ->
         assert gone["erased_at"] is not None
         named = [gone[c] for c in ("name", "first_name", "last_name", "username", "password_hash")]
         assert named == ["", "", "", None, None]
-        assert gone["email"] == f"{carl.id}@erased.invalid"
+        assert (gone["email"], gone["status"]) == (f"{carl.id}@erased.invalid", "deleted")
         assert await rows(live_db, "select from user_preferences") == []
         assert await mails(live_db, carl.email) == []
         assert (await actions(live_db, carl.id))[-1] == "users.erased"
@@ -136,6 +155,18 @@ async def test_a_closed_account_is_erased_after_its_grace_time(live_db: Live) ->
 async def erase(live: Live) -> None:
     async with live.database.transaction(WORKER) as db:
         await tasks.erase_deleted(db, {})
+
+
+async def test_what_was_mailed_to_an_address_from_before_is_erased_too(live_db: Live) -> None:
+    async with live_db.api() as api, live_db.api(OLIVIA) as olivia:
+        carl = await sign_up(api)
+        moved = await olivia.put(f"{ADMIN_USERS}/{carl.id}", json={"email": "karl@example.com"})
+        assert moved.status_code == 200
+    assert [each.template for each in await mails(live_db, carl.email)] == ["email_changed"]
+    await rows(live_db, "update users set status = 'deleted'")
+    await rows(live_db, "update users set deleted_at = now() - interval '31 days'")
+    await erase(live_db)
+    assert await mails(live_db, carl.email) == []
 
 
 async def test_a_crash_while_erasing_leaves_all_or_nothing(live_db: Live) -> None:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from sqlalchemy import text
 from bursar.audit import export, queries
 from bursar.audit.queries import Filters
 from bursar.auth.actor import Actor, Kind
+from bursar.auth.tokens import Tokens
 from bursar.core.database import WORKER
 from bursar.system import health
 from tests.audit.trail import Trail
@@ -33,7 +33,7 @@ async def story(trail: Trail) -> Trail:
     await trail.deed("b", CARL)
     await trail.seal_all()
     await trail.deed("c", KEY)
-    await trail.deed("d", replace(CARL, impersonator=SUE.id))
+    await trail.deed("d", await trail.acting_as(CARL, by=SUE))
     async with trail.live.database.transaction(WORKER) as db:
         record = text(
             "select record_audit('users.suspended', 'user', :carl, null, null, 'system', "
@@ -132,6 +132,43 @@ async def test_what_cannot_be_asked_for(live_db: Live, query: str, named: str) -
         answer = await api.get(f"{LOGS}?{query}")
     assert answer.status_code == 422
     assert named.lower() in answer.text.lower()
+
+
+@pytest.mark.parametrize("path", [LOGS, EXPORT])
+@pytest.mark.parametrize(
+    "query", ["to=9999-12-31T23:59:59-14:00", "from=0001-01-01T00:00:00%2B14:00", "target_id=%00"]
+)
+async def test_what_no_database_holds_is_refused_alike(
+    live_db: Live, path: str, query: str
+) -> None:
+    async with live_db.api(OLIVIA) as api:
+        answer = await api.get(f"{path}?{query}")
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"].endswith(query.partition("=")[0])
+
+
+async def test_an_export_that_fails_at_once_is_an_error_and_no_deed(
+    live_db: Live, story: Trail
+) -> None:
+    """And no answer of 200 that breaks off."""
+    await story.fetch("revoke select on audit_seals from staff_user")
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(live_db.app, raise_app_exceptions=False),
+        base_url="http://bursar",
+        headers={"Authorization": f"Bearer {Tokens(live_db.settings.secret_keys).sign(OLIVIA)}"},
+    ) as api:
+        answer = await api.get(EXPORT)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    exported = "select from audit_logs where event_type = 'audit.exported'"
+    assert await story.fetch(exported) == []
+
+
+async def test_an_export_of_nothing_is_whole(live_db: Live, story: Trail) -> None:
+    query = "request_id=of+nobody"
+    assert (await export_of(live_db, query)).text == ",".join(export.COLUMNS) + "\r\n"
+    assert (await export_of(live_db, f"{query}&format=jsonl")).text == ""
 
 
 async def test_who_may_look(live_db: Live) -> None:

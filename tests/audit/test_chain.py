@@ -12,11 +12,12 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from sqlalchemy.engine import make_url
 
 from bursar.audit import chain, service, tasks
 from bursar.auth.actor import Origin
 from bursar.core import jobs
-from bursar.core.database import WORKER
+from bursar.core.database import WORKER, Role, plain_dsn, role_url
 from tests.audit.trail import Trail
 from tests.databases import SECRET, raw
 from tests.workers import until, worker_process
@@ -102,6 +103,25 @@ async def test_only_one_sealer_works_at_a_time(trail: Trail) -> None:
         await service.seal(one)
         async with trail.live.database.transaction(WORKER) as other:
             assert await service.seal(other) == 0
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_no_other_login_role_keeps_it_from_sealing(trail: Trail, role: Role) -> None:
+    await trail.deed()
+    url = plain_dsn(role_url(make_url(trail.live.url), role, trail.live.settings))
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(
+            "select pg_advisory_lock(hashtextextended('bursar audit seal', 0))"
+        )
+        if role is not Role.WORKER:
+            for strength in ("update", "no key update", "share", "key share"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(f"select from audit_chains for {strength}")
+        async with asyncio.timeout(20):
+            assert await trail.seal() == 1
+    finally:
+        await connection.close()
 
 
 async def test_a_sealer_that_fails_leaves_nothing_half_done(trail: Trail) -> None:

@@ -1,7 +1,6 @@
 """A deed leaves one row, in its transaction, without secrets; nobody takes it back."""
 
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -66,7 +65,7 @@ async def test_the_actor_may_be_known_only_during_the_request(trail: Trail) -> N
 
 
 async def test_whoever_acts_as_a_customer_is_named(trail: Trail) -> None:
-    await trail.deed(actor=replace(CARL, impersonator=SUE.id))
+    await trail.deed(actor=await trail.acting_as(CARL, by=SUE))
     [row] = await trail.fetch("select * from audit_logs")
     assert (row["actor_id"], row["impersonator_id"]) == (CARL.id, SUE.id)
 
@@ -150,6 +149,47 @@ async def test_a_customers_login_role_cannot_speak_as_staff(trail: Trail) -> Non
         await run_as(trail.live, Role.CUSTOMER, forged)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await run_as(trail.live, Role.ANALYTICS, forged)
+
+
+@pytest.mark.parametrize(
+    ("kind", "actor", "customer", "impersonator"),
+    [
+        ("customer", CARL.id, None, None),  # another customer than the one who asks
+        ("customer", None, None, None),
+        ("customer", DORA.id, CARL.id, None),
+        ("customer", DORA.id, None, SUE.id),  # who does not act as her
+        ("customer", CARL.id, None, SUE.id),
+        ("key", DORA.id, CARL.id, None),
+        ("key", KEY.id, None, None),
+        ("system", None, None, None),
+        ("nobody", None, None, None),
+        ("staff", SUE.id, DORA.id, None),
+    ],
+)
+async def test_a_customers_login_role_speaks_for_one_customer(
+    trail: Trail, kind: str, actor: UUID | None, customer: UUID | None, impersonator: UUID | None
+) -> None:
+    await trail.acting_as(CARL, by=SUE)
+    given = {"kind": kind, "actor": actor, "customer": customer, "by": impersonator}
+    with pytest.raises(Exception, match="this is no actor that app_user may name"):
+        async with trail.live.database.transaction(DORA.claim) as db:
+            await db.execute(FORGED, given)
+
+
+FORGED = text("""
+  select record_audit('tests.done', null, null, null, null, :kind, cast(:actor as uuid),
+    cast(:customer as uuid), cast(:by as uuid), null, null)
+""")
+
+
+async def test_whoever_acted_as_a_customer_may_be_named_for_a_moment(trail: Trail) -> None:
+    """Of a request that was under way when the session ended."""
+    acting = await trail.acting_as(CARL, by=SUE)
+    await trail.fetch("update sessions set ended_at = now(), end_reason = 'signed_out'")
+    await trail.deed(actor=acting)
+    await trail.tamper("update sessions set expires_at = now() - interval '2 minutes'")
+    with pytest.raises(Exception, match="this is no actor that app_user may name"):
+        await trail.deed(actor=acting)
 
 
 @pytest.mark.parametrize(

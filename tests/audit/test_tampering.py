@@ -341,6 +341,31 @@ async def test_the_command_says_where_and_ends_with_1(ten: Trail) -> None:
     assert "row_edited\tThe row" in bursar(*words, **given).stdout
 
 
+async def test_it_says_when_nothing_outside_is_a_witness(ten: Trail) -> None:
+    given = {"DATABASE_URL": ten.live.url, "BURSAR_SECRET_KEY": SECRET}
+    given["BURSAR_DATA"] = str(ten.folder.parent)
+    alone = bursar("audit", "verify", **given)
+    assert "confirmed up to seal 10 by the database's own table only (" in alone.stdout
+    await ten.deed("eleventh")
+    await ten.checkpoint(ship=False)
+    report = await ten.verify()
+    assert (report.confirmed_seq, report.witnessed_seq) == (11, 10)
+    said = "confirmed up to seal 11, from seal 11 by the database's own table only"
+    assert command.confirmation(report) == said
+
+
+async def test_a_trail_that_is_empty_though_people_are_there_is_noted(trail: Trail) -> None:
+    assert command.confirmation(await trail.verify()) == "confirmed by no checkpoint"
+    insert = "insert into users (email, name, created_at) values ('c@example.com', 'C', now() - "
+    await trail.fetch(f"{insert} interval '50 minutes')")
+    assert (await trail.verify()).notes == []
+    await trail.fetch("update users set created_at = now() - interval '70 minutes'")
+    report = await trail.verify()
+    assert report.findings == []
+    [note] = report.notes
+    assert note.startswith("The trail is empty, although")
+
+
 async def test_progress_is_told(ten: Trail, capsys: pytest.CaptureFixture[str]) -> None:
     report = await command.examine(ten.live.url, ten.live.settings, None)
     assert report.ok

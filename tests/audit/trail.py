@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,8 +13,9 @@ from sqlalchemy.engine import make_url
 
 from bursar.audit import checkpoints, service, verification
 from bursar.audit.verification import Report
-from bursar.auth.actor import Actor, Origin
-from bursar.core.database import WORKER, connect
+from bursar.auth import sessions
+from bursar.auth.actor import Actor, Kind, Origin
+from bursar.core.database import WORKER, Claim, Role, connect
 from tests.conftest import Live
 from tests.databases import ADMIN, new_folder, raw
 from tests.world import OLIVIA
@@ -35,6 +37,15 @@ class Trail:
 
     async def deeds(self, number: int) -> list[UUID]:
         return [await self.deed(str(n)) for n in range(1, number + 1)]
+
+    async def acting_as(self, customer: Actor, by: Actor) -> Actor:
+        """The customer, as a member of staff has a session to act as them."""
+        async with self.live.database.transaction(Claim(Role.DOOR)) as db:
+            assert customer.id
+            await sessions.open(
+                db, Kind.CUSTOMER, customer.id, impersonator=by.id, method="impersonation"
+            )
+        return replace(customer, impersonator=by.id)
 
     async def seal(self, **how: Any) -> int:
         """All that is due; what other databases of the server have open is waited for."""

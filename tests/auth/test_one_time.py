@@ -142,10 +142,22 @@ async def test_a_customer_takes_back_only_their_own(live_db: Live) -> None:
     assert await use(live_db, still)
 
 
-@pytest.mark.parametrize("role", [Role.DOOR, Role.STAFF, Role.WORKER])
-async def test_who_may_make_one(live_db: Live, role: Role) -> None:
-    token = await make(live_db, Purpose.INVITATION, claim=Claim(role))
-    assert await use(live_db, token, Purpose.INVITATION)
+MAKES = {
+    Role.DOOR: set(Purpose),
+    Role.STAFF: {Purpose.INVITATION, Purpose.VERIFY_EMAIL},
+    Role.WORKER: {Purpose.RESET, Purpose.STAFF_RESET, Purpose.VERIFY_EMAIL},
+}
+
+
+@pytest.mark.parametrize("role", MAKES)
+async def test_who_may_make_which(live_db: Live, role: Role) -> None:
+    for purpose in Purpose:
+        if purpose in MAKES[role]:
+            token = await make(live_db, purpose, claim=Claim(role))
+            assert await use(live_db, token, purpose)
+        else:
+            with pytest.raises(Exception, match="makes no token for this purpose"):
+                await make(live_db, purpose, claim=Claim(role))
 
 
 @pytest.mark.parametrize("role", [Role.CUSTOMER, Role.ANALYTICS])
@@ -194,3 +206,8 @@ async def test_a_token_lives_for_some_time(live_db: Live) -> None:
     async with live_db.database.transaction(DOOR) as db:
         with pytest.raises(ValueError, match="lives"):
             await one_time.make(db, Purpose.RESET, SOMEBODY, timedelta(0))
+    async with live_db.database.transaction(DOOR) as db:
+        assert await one_time.make(db, Purpose.RESET, SOMEBODY, timedelta(days=8))
+    with pytest.raises(Exception, match="8 days at most"):
+        async with live_db.database.transaction(DOOR) as db:
+            await one_time.make(db, Purpose.RESET, SOMEBODY, timedelta(days=8, seconds=1))

@@ -294,9 +294,9 @@ def test_a_change_of_keys_signs_nobody_out() -> None:
 
 
 def test_a_known_token_still_expires(tokens: Tokens) -> None:
-    token = forged(exp=int(time.time()) - LEEWAY_SECONDS + 2)  # for about two seconds more
+    token = forged(exp=int(time.time()) - LEEWAY_SECONDS + 5)  # for some seconds more
     assert tokens.actor(token) == OLIVIA
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
             assert tokens.actor(token) == OLIVIA

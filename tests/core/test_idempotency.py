@@ -147,3 +147,15 @@ async def test_a_changed_secret_key_still_opens_what_was_sealed() -> None:
     for stranger in (Seal([new], "test"), Seal([old], "other")):
         with pytest.raises(SealBroken):
             stranger.open(sealed)
+
+
+async def test_what_was_sealed_is_renewed_once() -> None:
+    old, new = "an old key of at least 32 characters", "a new key of at least 32 characters!"
+    sealed = Seal([old], "test").close(b"content")
+    both = Seal([new, old], "test")
+    renewed = both.renewed(sealed)
+    assert renewed is not None
+    assert Seal([new], "test").open(renewed) == b"content"
+    assert both.renewed(renewed) is None
+    with pytest.raises(SealBroken):
+        Seal([new], "test").renewed(sealed)

@@ -28,6 +28,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "verify_email": VERIFY,
     "reset_password": {**COMPANY, "link": LINK, "minutes": 60},
     "password_changed": COMPANY,
+    "email_changed": COMPANY,
     "invitation": {**COMPANY, "link": LINK, "hours": 168},
     "account_deleted": {**COMPANY, "days": 30},
 }
@@ -245,7 +246,9 @@ class TestCommands:
         mail_id = str(await sent(here))
         assert here.bursar("mail", "show", str(uuid4())).code == 3
         assert here.bursar("mail", "resend", str(uuid4())).code == 3
-        assert here.bursar("mail", "show", "seven").code == 2
+        for words in ("show", "seven"), ("resend", "seven"):
+            unknown = here.bursar("mail", *words)
+            assert (unknown.code, unknown.line) == (3, "There is no mail seven.")
         assert here.bursar("mail", "list", "--status", "lost").code == 2
         on_its_way = here.bursar("mail", "resend", mail_id)
         assert (on_its_way.code, on_its_way.line) == (

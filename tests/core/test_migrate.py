@@ -220,6 +220,24 @@ async def test_a_database_of_another_release(migrated: str, revision: str, hint:
     assert await state(migrated) == before
 
 
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("= 'core/database.sql'", "but its SQL functions are of another release"),
+        (f"= '{migrate.TIME_LIMITS}'", "are not those of the settings"),
+        ("is not null", "but its SQL functions are of another release"),
+    ],
+)
+async def test_what_differs_is_said(migrated: str, which: str, said: str) -> None:
+    connection = await asyncpg.connect(databases.raw(migrated))
+    await connection.execute(f"update applied_sql set sha256 = 'other' where name {which}")
+    await connection.close()
+    ended = bursar("jobs", "list", DATABASE_URL=migrated, BURSAR_SECRET_KEY=SECRET)
+    assert ended.code == 1
+    assert said in ended.line
+    assert ended.line.endswith(": run `bursar migrate`.")
+
+
 # Another release: this one, with files of its own
 
 

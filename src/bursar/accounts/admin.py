@@ -24,8 +24,9 @@ from bursar.accounts.schemas import (
     UserStats,
 )
 from bursar.accounts.service import EmailTaken, Erased, UsernameTaken
+from bursar.accounts.staff import RoleChanged
 from bursar.auth.actor import Actor
-from bursar.auth.door import AtDoor
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
 from bursar.core import etag
@@ -102,14 +103,20 @@ async def read_user(db: Db, response: Response, user_id: UUID) -> UserForStaff:
 
 @router.put(
     "/{user_id}",
-    dependencies=[WRITE],
     responses=documented(NotFound, EmailTaken, UsernameTaken, Erased, PreconditionFailed),
 )
 async def change_user(
-    db: Db, response: Response, user_id: UUID, body: UserEdit, if_match: IfMatch = None
+    db: Db,
+    response: Response,
+    actor: Annotated[Actor, WRITE],
+    user_id: UUID,
+    body: UserEdit,
+    if_match: IfMatch = None,
 ) -> UserForStaff:
-    """Changes what is given; a new address is not verified."""
-    return answer(response, await accounts.change(db, user_id, body.facts(), if_match=if_match))
+    """Changes what is given. Another address is only for who may also act as the customer; it is
+    not verified, and the old one gets a mail."""
+    user = await accounts.change(db, user_id, body.facts(), by=actor, if_match=if_match)
+    return answer(response, user)
 
 
 @router.put(
@@ -141,11 +148,11 @@ async def delete_user(
 
 
 def answer(response: Response, user: User) -> UserForStaff:
-    response.headers["ETag"] = etag.of(user.version)
+    response.headers["ETag"] = etag.of(user.version, user.last_login)
     return UserForStaff.model_validate(user)
 
 
-@router.post("/{user_id}/impersonation", responses=documented(NotFound, NotActive))
+@router.post("/{user_id}/impersonation", responses=documented(NotFound, NotActive, RoleChanged))
 @own_key
 async def impersonate(
     door: AtDoor, actor: Annotated[Actor, IMPERSONATE], user_id: UUID, body: Impersonation

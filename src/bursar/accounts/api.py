@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Response
 
 from bursar.accounts import queries, recovery
 from bursar.accounts import service as accounts
+from bursar.accounts.recovery import SignInAgain
 from bursar.accounts.schemas import (
     Deletion,
     Preferences,
@@ -18,7 +19,7 @@ from bursar.accounts.schemas import (
 from bursar.accounts.service import UsernameTaken
 from bursar.accounts.sign_in import WrongCredentials, owner
 from bursar.auth.actor import Actor
-from bursar.auth.door import AtDoor
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import customer, in_person
 from bursar.auth.throttle import TooManyAttempts
 from bursar.core import etag
@@ -36,9 +37,16 @@ router = APIRouter(
 
 def whose(user_id: str, actor: Actor) -> UUID:
     """The caller's own id, however they write it; anybody else's is not found."""
-    if user_id not in ("me", str(actor.id)):
+    if user_id != "me" and parsed(user_id) != actor.id:
         raise NotFound("There is no such customer.")
     return owner(actor)
+
+
+def parsed(user_id: str) -> UUID | None:
+    try:
+        return UUID(user_id)
+    except ValueError:
+        return None
 
 
 def own(user_id: str, actor: Annotated[Actor, customer]) -> UUID:
@@ -57,17 +65,22 @@ OwnInPerson = Annotated[UUID, Depends(own_in_person)]
 async def read_user(db: Db, response: Response, me: Own) -> UserOut:
     """Your own account; nobody else's."""
     user = await queries.user(db, me)
-    response.headers["ETag"] = etag.of(user.version)
+    response.headers["ETag"] = etag.of(user.version, user.last_login)
     return UserOut.model_validate(user)
 
 
 @router.put("", responses=documented(NotFound, UsernameTaken, PreconditionFailed))
 async def change_user(
-    db: Db, response: Response, me: Own, body: UserChange, if_match: IfMatch = None
+    db: Db,
+    response: Response,
+    actor: Annotated[Actor, customer],
+    me: Own,
+    body: UserChange,
+    if_match: IfMatch = None,
 ) -> UserOut:
     """Changes what is given; the e-mail address has a route of its own, auth/change-email."""
-    user = await accounts.change(db, me, body.facts(), if_match=if_match)
-    response.headers["ETag"] = etag.of(user.version)
+    user = await accounts.change(db, me, body.facts(), by=actor, if_match=if_match)
+    response.headers["ETag"] = etag.of(user.version, user.last_login)
     return UserOut.model_validate(user)
 
 
@@ -93,7 +106,8 @@ async def change_preferences(
 
 @router.get("/export", responses=documented(NotFound))
 async def export(db: Db, response: Response, me: OwnInPerson) -> dict[str, Any]:
-    """Everything that is kept about you, as JSON to take away."""
+    """Your account, preferences, open sessions and identities at OpenID providers, and what other
+    parts of Bursar keep for you, as JSON to take away."""
     user = UserOut.model_validate(await queries.user(db, me))
     stored = await queries.preferences(db, me)
     chosen = Preferences.model_validate(stored.document if stored else {})
@@ -110,7 +124,7 @@ async def export(db: Db, response: Response, me: OwnInPerson) -> dict[str, Any]:
 @router.post(
     "/deletion",
     status_code=202,
-    responses=documented(NotFound, WrongCredentials, TooManyAttempts),
+    responses=documented(NotFound, WrongCredentials, SignInAgain, TooManyAttempts),
 )
 @own_key
 async def delete_own(door: AtDoor, me: OwnInPerson, body: Deletion) -> Said:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 
 from bursar.accounts import queries, recovery, sign_in
 from bursar.accounts import service as accounts
+from bursar.accounts.recovery import SignInAgain
 from bursar.accounts.schemas import (
     EmailChange,
     EmailOnly,
@@ -27,8 +28,15 @@ from bursar.accounts.service import EmailTaken, SignUpClosed, UsernameTaken
 from bursar.accounts.sign_in import Locked, Suspended, WrongCredentials
 from bursar.auth import throttle
 from bursar.auth.actor import Actor, Kind
-from bursar.auth.door import AtDoor
-from bursar.auth.guard import customer, customer_enrolling, everyone, in_person
+from bursar.auth.entrance import AtDoor
+from bursar.auth.guard import (
+    customer,
+    customer_enrolling,
+    customer_leaving,
+    everyone,
+    in_person,
+    in_person_enrolling,
+)
 from bursar.auth.one_time import BadOneTimeToken
 from bursar.auth.passwords import BadPassword
 from bursar.auth.sessions import BadRefreshToken
@@ -52,7 +60,8 @@ router = APIRouter(prefix="/auth", tags=["auth"], route_class=DoorRoute)
 async def sign_up(db: Db, door: AtDoor, body: SignUp) -> SignedInOut:
     """A new account, and signed in at once."""
     await throttle.count(door.database, throttle.sign_up(door.origin.address))
-    user = await accounts.sign_up(db, body.facts(), body.password)
+    hashed = await accounts.hash_for_sign_up(door, body.facts(), body.password)
+    user = await accounts.sign_up(db, body.facts(), hashed)
     signed_in = await sign_in.open_session(db, door, Kind.CUSTOMER, user, method="password")
     return SignedInOut.of(signed_in)
 
@@ -75,7 +84,7 @@ async def refresh(door: AtDoor, body: Refresh) -> SignedInOut:
     return SignedInOut.of(await sign_in.refresh(door, Kind.CUSTOMER, body.refresh_token))
 
 
-@router.post("/logout", dependencies=[customer_enrolling])
+@router.post("/logout", dependencies=[customer_leaving])
 @own_key
 async def log_out(door: AtDoor) -> Said:
     """Ends this session; its tokens are good no more, here and in every other process."""
@@ -153,12 +162,13 @@ async def change_password(door: AtDoor, body: PasswordChange) -> Said:
 @router.post(
     "/change-email",
     status_code=202,
-    dependencies=[in_person],
-    responses=documented(WrongCredentials, TooManyAttempts),
+    dependencies=[in_person_enrolling],
+    responses=documented(WrongCredentials, SignInAgain, TooManyAttempts),
 )
 @own_key
 async def change_email(door: AtDoor, body: EmailChange) -> Said:
-    """The account has its new address once the link that is mailed there was followed."""
+    """The account has its new address once the link that is mailed there was followed; the old
+    one is told then. Also for who has mistyped the address that they have to verify."""
     await recovery.ask_for_email_change(door, body.email, body.password)
     return Said(message="If this address is free, a link is on its way to it.")
 
@@ -176,6 +186,8 @@ async def list_sessions(
 
 def session_out(row: object, actor: Actor) -> SessionOut:
     fields = {name: getattr(row, name, None) for name in SessionOut.model_fields}
+    if getattr(row, "impersonator", None):  # where somebody of the staff sits is not the customer's
+        fields |= {"address": None, "user_agent": None}
     return SessionOut.model_validate({**fields, "current": fields["id"] == actor.session})
 
 

@@ -62,7 +62,12 @@ create policy staff_changes on users for update to staff_user
 
 grant select, insert, update on users to auth_user;
 create policy door on users to auth_user using (true) with check (true);
-grant select, update on users to worker_user;
+-- The worker erases: it may take a hash away, and not read one.
+grant select (id, email, email_verified, username, name, first_name, last_name, user_type, role,
+  tier, status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at)
+  on users to worker_user;
+grant update (email, email_verified, username, name, first_name, last_name, password_hash,
+  login_attempts, locked_until, last_login, erased_at) on users to worker_user;
 create policy worker on users to worker_user using (true) with check (true);
 
 call lock_down('user_preferences');
@@ -79,7 +84,8 @@ grant select, delete on user_preferences to worker_user;
 create policy worker on user_preferences to worker_user using (true);
 
 call lock_down('admin_users');
-create or replace trigger touch before update of email, name, role, status on admin_users
+create or replace trigger touch before update of email, name, role, status, totp_confirmed_at
+  on admin_users
   for each row execute function touch();
 
 -- However it is tried, also by two owners at once and also as the database's owner: one stays.

@@ -9,8 +9,6 @@ from typing import Annotated
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field
 
-from bursar.core.errors import InvalidInput
-
 LONGEST, LONGEST_LOCAL = 254, 64
 
 
@@ -34,12 +32,12 @@ def normal(text: str) -> str:
     return stored
 
 
-def checked(text: str, pointer: str) -> str:
-    """The same for what does not come through a schema."""
+def typed(text: str) -> str:
+    """As somebody types it who signs in: the stored form of it, or what can be nobody's."""
     try:
-        return normal(text)
-    except ValueError as error:
-        raise InvalidInput.at(pointer, str(error), "bad_email") from None
+        return normal(text.strip())
+    except ValueError:
+        return text.lower()
 
 
 Email = Annotated[

@@ -7,6 +7,7 @@ adds one ends every other session: they were opened without it.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func, update
@@ -24,6 +25,7 @@ from bursar.auth.actor import Actor, Kind, Scope
 from bursar.auth.door import Door
 from bursar.auth.models import Session
 from bursar.auth.permissions import StaffRole
+from bursar.auth.tokens import LIFETIME_SECONDS
 from bursar.core.errors import BursarError, NotFound
 from bursar.system import queries as system
 from bursar.system.catalogue import COMPANY_NAME
@@ -59,6 +61,7 @@ class Confirmed:
 
     recovery_codes: Sequence[str]
     access_token: str
+    expires_in: int
 
 
 async def begin(door: Door, password: str | None, code: str | None) -> Begun:
@@ -114,19 +117,22 @@ async def confirm(door: Door, code: str) -> Confirmed:
         person.totp_secret, person.totp_pending = person.totp_pending, None
         person.totp_last_step, person.totp_confirmed_at = step, func.now()
         codes = await second_factor.replace_recovery_codes(db, person)
-        actor = await open_fully(db, door, person)
+        actor, seconds = await open_fully(db, door, person)
         await audit.record(db, "staff.second_factor_added", "staff", person.id)
     await forgive(door)
-    return Confirmed(codes, door.tokens.sign(actor))
+    return Confirmed(codes, door.tokens.sign(actor, lifetime_seconds=seconds), seconds)
 
 
-async def open_fully(db: AsyncSession, door: Door, person: AdminUser) -> Actor:
-    """This session, and no other one, has shown the new second factor."""
+async def open_fully(db: AsyncSession, door: Door, person: AdminUser) -> tuple[Actor, int]:
+    """This session, and no other one, has shown the new second factor; and the seconds that a
+    token of it may be good for."""
     here = door.actor.session
     await sessions.end_all(db, Kind.STAFF, person.id, "second_factor_added", except_=here)
-    if here is not None:
-        await db.execute(update(Session).where(Session.id == here).values(scope=Scope.FULL))
-    return replace(door.actor, role=StaffRole(person.role), scope=Scope.FULL)
+    opened = update(Session).where(Session.id == here).values(scope=Scope.FULL)
+    ends: datetime | None = await db.scalar(opened.returning(Session.expires_at))
+    left = int((ends - datetime.now(UTC)).total_seconds()) if ends else LIFETIME_SECONDS
+    actor = replace(door.actor, role=StaffRole(person.role), scope=Scope.FULL)
+    return actor, max(1, min(LIFETIME_SECONDS, left))
 
 
 async def remove(door: Door, password: str | None, code: str) -> None:

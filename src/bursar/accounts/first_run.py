@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from bursar.accounts import joining
 from bursar.accounts.emails import Email
 from bursar.accounts.schemas import FullName
-from bursar.auth.door import AtDoor
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import everyone
 from bursar.auth.one_time import BadOneTimeToken
 from bursar.auth.passwords import BadPassword

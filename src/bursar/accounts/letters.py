@@ -11,6 +11,7 @@ from bursar.auth import one_time
 from bursar.auth.actor import Kind
 from bursar.auth.one_time import Purpose
 from bursar.core import mail
+from bursar.core.mail_settings import is_address
 from bursar.system import queries as system
 from bursar.system.catalogue import COMPANY_NAME
 
@@ -32,13 +33,22 @@ async def send_verification(db: AsyncSession, user: User, email: str) -> None:
 
 
 async def send_reset(db: AsyncSession, kind: Kind, person: User | AdminUser) -> None:
-    token = await one_time.make(db, RESETS[kind], person.id, RESET_GOOD_FOR)
+    payload = {"email": person.email}  # once the address is another one, the link opens nothing
+    token = await one_time.make(db, RESETS[kind], person.id, RESET_GOOD_FOR, payload)
     link = mail.link(db, RESET_PAGES[kind], token=token)
     await send(db, "reset_password", person, link=link, minutes=60 * hours(RESET_GOOD_FOR))
 
 
 async def send_password_changed(db: AsyncSession, person: User | AdminUser) -> None:
     await send(db, "password_changed", person)
+
+
+async def send_email_changed(db: AsyncSession, person: User | AdminUser, old_email: str) -> None:
+    """To the old address, where whoever did not want this still reads it. One that came from an
+    older system may be none that mail can be sent to, and must not keep anybody from a better one.
+    """
+    if is_address(old_email):
+        await send(db, "email_changed", person, old_email)
 
 
 async def send_account_deleted(db: AsyncSession, user: User, days: int) -> None:
@@ -54,8 +64,8 @@ async def send_invitation(db: AsyncSession, person: AdminUser) -> None:
 async def send(
     db: AsyncSession, template: str, person: User | AdminUser, to: str | None = None, **given: Any
 ) -> None:
-    company = await system.value(db, COMPANY_NAME)
-    await mail.send(db, template, to or person.email, name=person.name, company=company, **given)
+    given |= {"name": person.name, "company": await system.value(db, COMPANY_NAME)}
+    await mail.send(db, template, to or person.email, about=person.id, **given)
 
 
 def hours(time: timedelta) -> int:

@@ -28,12 +28,13 @@ from bursar.accounts.oidc_provider import (
     ProviderFailed,
 )
 from bursar.accounts.schemas import SignedInOut
-from bursar.accounts.second_factor import WrongCode
+from bursar.accounts.second_factor import SecondFactorUnreadable, WrongCode
 from bursar.accounts.service import EmailTaken, SignUpClosed
 from bursar.accounts.sign_in import SignedIn, Suspended
 from bursar.accounts.staff_schemas import Code, StaffSignedIn
 from bursar.auth.actor import Kind
-from bursar.auth.door import AtDoor, Door
+from bursar.auth.door import Door
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import everyone
 from bursar.auth.throttle import TooManyAttempts
 from bursar.core.idempotency import own_key
@@ -131,6 +132,7 @@ async def finish_staff_with_provider(
         OidcOff,
         BadFlow,
         WrongCode,
+        SecondFactorUnreadable,
         EmailUnproved,
         Suspended,
         NoAccount,

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Select,
     Uuid,
     and_,
@@ -31,6 +32,7 @@ from bursar.accounts.models import (
 )
 from bursar.auth import sessions
 from bursar.auth.actor import Kind
+from bursar.auth.permissions import StaffRole
 from bursar.core.errors import InvalidInput, NotFound
 from bursar.core.paging import Order, Page, PageQuery, fetch
 
@@ -49,6 +51,7 @@ STAFF = Order(
 READABLE = [each.columns[0] for each in inspect(User).column_attrs if not each.deferred]
 COUNTED = 10_000  # beyond that a list says "more than": counting would cost more than the page
 FOUND = 1_000  # by a search; who gets more has to say more
+GLANCE = 10_000  # rows, a few milliseconds
 INDEXED = 3  # letters: the index knows no shorter piece of a word
 RECENT = 5
 
@@ -70,29 +73,52 @@ async def users(
         query = query.where(User.role == role)
     if not search:
         return await fetch(db, query, ask, USERS, count_to=COUNTED)
-    return await searched(db, ask, query.where(fits(search)))
+    return await searched(db, ask, query, words_of(search))
 
 
-async def searched(db: AsyncSession, ask: PageQuery, query: Select[User]) -> Page[User]:
+async def searched(
+    db: AsyncSession, ask: PageQuery, query: Select[User], words: list[str]
+) -> Page[User]:
     """Once more than FOUND fit, they are not counted, and which of them are shown is left open:
     the newest of very many can only be found by a walk through the whole table.
 
     `offset 0` keeps PostgreSQL from such a walk to put the few that were found in order.
     """
-    ids = (await db.scalars(query.with_only_columns(User.id).limit(FOUND + 1))).all()
+    ids = await glance(db, query, words)
+    if ids is None:
+        wanted = query.with_only_columns(User.id).where(fits(User.searched, words))
+        ids = list(await db.scalars(wanted.limit(FOUND + 1)))
     rows = select(*READABLE).where(User.id == any_(literal(ids, ARRAY(Uuid))))
     found = aliased(User, rows.offset(0).subquery())
     return await fetch(db, select(found), ask, user_order(found), count_to=FOUND)
 
 
-def fits(search: str) -> Any:
-    """Every word somewhere in name, address or username; a short one where a word begins."""
+async def glance(db: AsyncSession, query: Select[User], words: list[str]) -> list[UUID] | None:
+    """Looks through a piece of the table: enough where a word fits many, or the filters few.
+
+    The index would first collect everything that a word fits; PostgreSQL cannot know that it is
+    much, because for staff it may not use its statistics. None where the index has to be asked.
+    """
+    piece = query.with_only_columns(User.id, User.searched).limit(GLANCE).cte("piece")
+    fitting = select(piece.c.id).where(fits(piece.c.searched, words)).limit(FOUND + 1)
+    seen = select(func.count()).select_from(piece).scalar_subquery()
+    row = (await db.execute(select(seen, func.array(fitting.scalar_subquery())))).one()
+    looked_at, ids = row
+    return list(ids) if looked_at < GLANCE or len(ids) > FOUND else None
+
+
+def words_of(search: str) -> list[str]:
     words = [word for word in search.lower().split() if any(map(str.isalnum, word))]
     if not words:
         raise InvalidInput.at("?search", "Search for something with a letter or a digit in it.")
+    return words
+
+
+def fits(searched: Any, words: list[str]) -> ColumnElement[bool]:
+    """Every word somewhere in name, address or username; a short one where a word begins."""
     starts = ["" if len(word) >= INDEXED else " " for word in words]
     pieces = [start + plain(word) for start, word in zip(starts, words, strict=True)]
-    return and_(*(User.searched.like(f"%{piece}%") for piece in pieces))
+    return and_(*(searched.like(f"%{piece}%") for piece in pieces))
 
 
 def plain(word: str) -> str:
@@ -172,7 +198,12 @@ async def identities(db: AsyncSession, user_id: UUID) -> list[dict[str, Any]]:
 async def open_sessions(db: AsyncSession, user_id: UUID) -> list[dict[str, Any]]:
     kept = ("id", "created_at", "last_used_at", "expires_at", "address", "user_agent", "method")
     rows = await sessions.of(db, Kind.CUSTOMER, user_id)
-    return [{name: getattr(row, name) for name in kept} for row in rows]
+    # Where a member of staff sits who looks in as this customer is none of the customer's data.
+    staffs: dict[str, None] = {"address": None, "user_agent": None}
+    return [
+        {name: getattr(row, name) for name in kept} | (staffs if row.impersonator else {})
+        for row in rows
+    ]
 
 
 async def staff(
@@ -193,6 +224,21 @@ async def staff(
         named = func.lower(AdminUser.name + " " + AdminUser.email)
         query = query.where(named.contains(word.lower(), autoescape=True))
     return await fetch(db, query, ask, STAFF)
+
+
+async def staff_overview(
+    db: AsyncSession,
+) -> tuple[dict[str, int], dict[str, int], list[AdminUser]]:
+    """How many there are of each status, how many of each role work here now, and the newest."""
+    counting = select(AdminUser.status, AdminUser.role, func.count())
+    by_status: dict[str, int] = dict.fromkeys(map(str, StaffStatus), 0)
+    by_role: dict[str, int] = dict.fromkeys(map(str, StaffRole), 0)
+    for status, role, count in await db.execute(counting.group_by("status", "role")):
+        by_status[status] += count
+        by_role[role] += count if status == StaffStatus.ACTIVE else 0
+    newest = select(AdminUser).where(AdminUser.status != StaffStatus.DELETED)
+    newest = newest.order_by(AdminUser.created_at.desc(), AdminUser.id.desc()).limit(RECENT)
+    return by_status, by_role, list(await db.scalars(newest))
 
 
 async def present_staff(db: AsyncSession, limit: int) -> list[AdminUser]:

@@ -4,6 +4,7 @@ A link is good once and for a while. A new password by a link signs everybody ou
 the old one too.
 """
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import letters, queries, tasks
+from bursar.accounts import service as accounts
 from bursar.accounts.models import StaffStatus, Status, User
 from bursar.accounts.service import EmailTaken
 from bursar.accounts.sign_in import AREAS, TARGETS, WrongCredentials, held, owner
@@ -18,8 +20,12 @@ from bursar.audit import service as audit
 from bursar.auth import one_time, passwords, sessions, throttle
 from bursar.auth.actor import Actor, Kind
 from bursar.auth.door import Door
+from bursar.auth.models import Session
 from bursar.auth.one_time import Purpose
 from bursar.core import jobs
+from bursar.core.errors import BursarError
+
+FRESH_FOR = timedelta(minutes=10)  # for so long a sign-in says as much as a password
 
 
 async def ask_for_reset(door: Door, kind: Kind, email: str) -> None:
@@ -39,17 +45,21 @@ async def reset(door: Door, kind: Kind, token: str, new_password: str) -> None:
         person = await held(db, kind, used.subject)
         if person is None or person.status in (Status.DELETED, StaffStatus.INVITED):
             raise one_time.bad_token()
+        if used.payload.get("email") != person.email:
+            raise one_time.bad_token()  # it was mailed to an address that is not theirs any more
         passwords.check(new_password, about=known_of(person), pointer="/new_password")
         if isinstance(person, User):
-            prove_email(person)
+            await accounts.prove_email(db, person, person.email)
         person.login_attempts, person.locked_until = 0, None
         await set_password(db, person, kind, hashed, by=Actor(kind, person.id), keep=None)
+    attempts = throttle.login(kind, person.email, door.origin.address)
+    await throttle.forget(door.database, attempts)  # whoever has guessed before shuts nobody out
 
 
 async def change_password(door: Door, current_password: str, new_password: str) -> None:
     """By whoever is signed in; the other sessions end, this one stays."""
     kind, person_id = door.actor.kind, owner(door.actor)
-    stored = await prove_password(door, current_password)
+    stored = await prove_password(door, current_password, pointer="/current_password")
     passwords.check(new_password, about=(), pointer="/new_password")
     hashed = await passwords.hash(new_password)
     async with door.transaction() as db:
@@ -60,20 +70,41 @@ async def change_password(door: Door, current_password: str, new_password: str) 
         await set_password(db, person, kind, hashed, by=None, keep=door.actor.session)
 
 
-async def prove_password(door: Door, password: str | None) -> str | None:
-    """The stored hash that the password fits; who has none (OpenID only) proves nothing here."""
+class SignInAgain(BursarError, status=401, code="accounts.sign_in_again"):
+    """The account has no password to prove who asks: sign in again, and ask within ten minutes."""
+
+
+async def prove_password(
+    door: Door, password: str | None, *, pointer: str = "/password"
+) -> str | None:
+    """The stored hash that the password fits; who has none (OpenID only) has just signed in."""
     kind, person_id = door.actor.kind, owner(door.actor)
+    passwords.Typed.of(password or "", pointer)
     await throttle.count(door.database, throttle.proof(person_id))
     async with door.transaction() as db:
         person = await held(db, kind, person_id)
         stored: str | None = person.password_hash if person else None
-    if stored is None and password is None and person is not None:
-        return None
-    verdict = await passwords.verify(password or "", stored)
-    if not verdict.right:
+        has_none = person is not None and stored is None and password is None
+        if has_none:
+            await refuse_unless_fresh(db, door.actor)
+    if not has_none and not (await passwords.verify(password or "", stored)).right:
         raise wrong_password()
     await throttle.forget(door.database, throttle.proof(person_id))
     return stored
+
+
+async def refuse_unless_fresh(db: AsyncSession, actor: Actor) -> None:
+    """A session that was only renewed since is as old as its sign-in."""
+    here = select(Session.id).where(
+        Session.id == actor.session,
+        Session.kind == actor.kind,
+        Session.subject == actor.id,
+        Session.impersonator.is_(None),
+        Session.ended_at.is_(None),
+        Session.created_at > func.now() - FRESH_FOR,
+    )
+    if await db.scalar(here) is None:
+        raise SignInAgain("Sign in again first: your account has no password that could be asked.")
 
 
 def wrong_password() -> WrongCredentials:
@@ -100,7 +131,7 @@ async def ask_for_verification(door: Door) -> None:
     person_id = owner(door.actor)
     async with door.transaction() as db:
         user = await db.get(User, person_id)
-    if user is None or user.email_verified:
+    if user is None or (user.email_verified and user.status != Status.PENDING):
         return
     await throttle.count(
         door.database, throttle.mails(Kind.CUSTOMER, user.email, door.origin.address)
@@ -118,29 +149,10 @@ async def verify_email(door: Door, token: str) -> User:
         user: User | None = await held(db, Kind.CUSTOMER, used.subject)
         if user is None or user.status == Status.DELETED:
             raise one_time.bad_token()
-        before = {"email": user.email, "email_verified": user.email_verified}
         if (wanted := used.payload["email"]) != user.email:
             await refuse_if_taken(db, wanted)
-            user.email = wanted
-        prove_email(user)
-        await audit.record(
-            db,
-            "users.email_verified",
-            "user",
-            user.id,
-            before=before,
-            after={"email": user.email, "email_verified": True},
-            actor=Actor(Kind.CUSTOMER, user.id),
-        )
-        await db.flush()
-        await db.refresh(user)
+        await accounts.prove_email(db, user, wanted)
     return user
-
-
-def prove_email(user: User) -> None:
-    user.email_verified = True
-    if user.status == Status.PENDING:
-        user.status = Status.ACTIVE
 
 
 async def refuse_if_taken(db: AsyncSession, email: str) -> None:

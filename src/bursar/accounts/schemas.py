@@ -3,12 +3,13 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StrictBool, computed_field, model_validator
+from pydantic import BaseModel, Field, JsonValue, StrictBool, computed_field, model_validator
 
 from bursar.accounts.emails import Email
 from bursar.accounts.models import CustomerRole, Status, Tier
 from bursar.accounts.sign_in import SignedIn
 from bursar.auth.actor import Scope
+from bursar.auth.passwords import FEWEST_CHARACTERS, MOST_BYTES
 from bursar.core.paging import PageFields
 from bursar.core.wire import Line, Moment, StaffWire, Wire
 
@@ -21,11 +22,10 @@ Username = Annotated[
         description="3 to 50 letters, digits, dots, dashes and underscores.",
     ),
 ]
-Password = Annotated[str, Field(min_length=1, json_schema_extra={"format": "password"})]
+SECRET: dict[str, JsonValue] = {"format": "password", "maxLength": MOST_BYTES}
+Password = Annotated[str, Field(min_length=1, json_schema_extra=SECRET)]
 """How long and how common it may be is said by one place: auth/passwords.py."""
-NewPassword = Annotated[
-    str, Field(min_length=8, json_schema_extra={"format": "password", "maxLength": 256})
-]
+NewPassword = Annotated[str, Field(min_length=FEWEST_CHARACTERS, json_schema_extra=SECRET)]
 Token = Annotated[str, Field(min_length=1, max_length=500)]
 Reason = Annotated[Line, Field(max_length=500)]
 

@@ -1,12 +1,14 @@
 """The second factor of staff: codes of an authenticator and recovery codes, each good once."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import undefer
 
 from bursar.accounts.models import AdminUser, RecoveryCode
 from bursar.audit import service as audit
@@ -21,6 +23,10 @@ from bursar.core.settings import Settings
 
 class WrongCode(BursarError, status=401, code="accounts.wrong_code"):
     """The code is wrong, was used before, or is over; the authenticator shows the next one."""
+
+
+class SecondFactorUnreadable(BursarError, status=409, code="accounts.second_factor_unreadable"):
+    """The second factor cannot be read by this installation; an owner has to reset it."""
 
 
 def wrong_code() -> WrongCode:
@@ -57,6 +63,8 @@ async def use(db: AsyncSession, person: AdminUser, code: str, settings: Settings
     if step is None:
         raise wrong_code()
     person.totp_last_step = step
+    if person.totp_secret and (renewed := seal(settings).renewed(person.totp_secret)):
+        person.totp_secret = renewed  # so that the key before can be dropped some day
 
 
 def step_of(
@@ -65,7 +73,14 @@ def step_of(
     """The step whose code this is; None where it is of none, or of one that was used."""
     if sealed is None:
         return None
-    return totp.matching_step(opened(sealed, person.id, settings), code, last, datetime.now(UTC))
+    try:
+        secret = opened(sealed, person.id, settings)
+    except SealBroken:
+        raise SecondFactorUnreadable(
+            "Your second factor was sealed with a secret key that is gone: sign in with a recovery "
+            "code, or ask an owner to reset it."
+        ) from None
+    return totp.matching_step(secret, code, last, datetime.now(UTC))
 
 
 def closed(secret: str, person_id: UUID, settings: Settings) -> bytes:
@@ -82,6 +97,50 @@ def opened(sealed: bytes, person_id: UUID, settings: Settings) -> str:
 
 def seal(settings: Settings) -> Seal:
     return Seal(settings.secret_keys, "second factor")
+
+
+SEALED = (AdminUser.totp_secret, AdminUser.totp_pending)
+
+
+async def renew_all(db: AsyncSession, settings: Settings) -> int:
+    """Seals with the newest key what an older one has sealed, so that the older can be dropped;
+    how many those were. What no key opens stays as it is. As the door."""
+    newest, renewed = seal(settings), 0
+    for person in await with_secrets(db, lock=True):
+        for column in SEALED:
+            with suppress(SealBroken):
+                if again := newest.renewed(getattr(person, column.key) or b""):
+                    setattr(person, column.key, again)
+                    renewed += 1
+    return renewed
+
+
+async def with_secrets(db: AsyncSession, *, lock: bool = False) -> Sequence[AdminUser]:
+    query = select(AdminUser).where(or_(*(column.is_not(None) for column in SEALED)))
+    query = query.options(*map(undefer, SEALED)).order_by(AdminUser.id)
+    return (await db.scalars(query.with_for_update() if lock else query)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Seals:
+    """How many secrets there are, and how many of them the newest key does not open."""
+
+    all: int
+    older: int  # an older key does
+    lost: int  # none does
+
+
+async def seals(db: AsyncSession, settings: Settings) -> Seals:
+    """What would be lost with an older secret key, and what is already; as the door."""
+    people = await with_secrets(db)
+    kept = [value for each in people for column in SEALED if (value := getattr(each, column.key))]
+    newest, older, lost = seal(settings), 0, 0
+    for value in kept:
+        try:
+            older += newest.renewed(value) is not None
+        except SealBroken:
+            lost += 1
+    return Seals(len(kept), older, lost)
 
 
 async def use_recovery_code(db: AsyncSession, person: AdminUser, hashed: bytes) -> None:

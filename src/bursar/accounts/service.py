@@ -14,6 +14,8 @@ from bursar.accounts.rules import ERASE_AFTER_DAYS, SIGN_UP_OPEN, VERIFY_EMAIL
 from bursar.audit import service as audit
 from bursar.auth import one_time, passwords, sessions
 from bursar.auth.actor import Actor, Kind
+from bursar.auth.door import Door
+from bursar.auth.permissions import NotAllowed, Permission
 from bursar.core import etag, events
 from bursar.core.errors import BursarError, NotFound
 from bursar.system import queries as system
@@ -28,7 +30,7 @@ class UserSignedUp(events.Event, name="users.signed_up"):
 
 
 class UserStatusChanged(events.Event, name="users.status_changed"):
-    """A customer was suspended, let in again, deleted or restored."""
+    """A customer was let in (also by proving an address), suspended, deleted or restored."""
 
     user_id: str
     status: str
@@ -50,12 +52,18 @@ class Erased(BursarError, status=409, code="accounts.erased"):
     """The personal data of this account is erased; it cannot come back."""
 
 
-async def sign_up(db: AsyncSession, facts: Mapping[str, Any], password: str) -> User:
-    """A customer by their own doing. The password is hashed before the database is asked."""
+async def hash_for_sign_up(door: Door, facts: Mapping[str, Any], password: str) -> str:
+    """The work that comes before `sign_up`, without a connection held while it is done; where
+    nobody may sign up there is none."""
+    async with door.transaction() as db:
+        if not await system.value(db, SIGN_UP_OPEN):
+            raise SignUpClosed("Nobody may sign up by themselves here; ask the company.")
     passwords.check(password, about=about(facts), pointer="/password")
-    hashed = await passwords.hash(password)
-    if not await system.value(db, SIGN_UP_OPEN):
-        raise SignUpClosed("Nobody may sign up by themselves here; ask the company.")
+    return await passwords.hash(password)
+
+
+async def sign_up(db: AsyncSession, facts: Mapping[str, Any], hashed: str) -> User:
+    """A customer by their own doing."""
     verify = await system.value(db, VERIFY_EMAIL)
     status = Status.PENDING if verify else Status.ACTIVE
     user = await add(db, {**facts, "password_hash": hashed, "status": status})
@@ -96,18 +104,28 @@ async def taken(db: AsyncSession, facts: Mapping[str, Any]) -> BursarError:
 
 
 async def change(
-    db: AsyncSession, user_id: UUID, facts: Mapping[str, Any], *, if_match: str | None = None
+    db: AsyncSession,
+    user_id: UUID,
+    facts: Mapping[str, Any],
+    *,
+    by: Actor,
+    if_match: str | None = None,
 ) -> User:
     """What is given, nothing else; a new address has to be verified again."""
     user = await held(db, user_id, if_match)
     facts = {key: value for key, value in facts.items() if getattr(user, key) != value}
     if not facts:
         return user
+    if "email" in facts and not by.may(Permission.USERS_ACT_AS):
+        raise NotAllowed(
+            f"Whoever gives a customer another address gets the links for a new password: this "
+            f"needs the permission {Permission.USERS_ACT_AS}."
+        )
     await refuse_what_is_taken(db, user, facts)
     before = seen(user)
     if "email" in facts:
+        await leave_address(db, user)
         user.email_verified = False
-        await one_time.forget(db, user.id)  # a link in the old mailbox opens nothing any more
     for key, value in facts.items():
         setattr(user, key, value)
     await db.flush()
@@ -137,6 +155,33 @@ async def refuse_what_is_taken(db: AsyncSession, user: User, facts: Mapping[str,
         raise UsernameTaken("Another account has this username; choose another.")
 
 
+async def leave_address(db: AsyncSession, user: User) -> None:
+    """A link in the old mailbox opens nothing any more, and whoever reads it is told."""
+    await one_time.forget(db, user.id)
+    await letters.send_email_changed(db, user, user.email)
+
+
+async def prove_email(db: AsyncSession, user: User, email: str) -> None:
+    """Somebody has followed a link that was mailed there: it is the customer's address, and an
+    account that waited for that is open. The caller holds the row."""
+    before = seen(user)
+    if email != user.email:
+        await leave_address(db, user)
+    user.email, user.email_verified = email, True
+    if user.status == Status.PENDING:
+        user.status = Status.ACTIVE
+    await db.flush()
+    await db.refresh(user)
+    if (after := seen(user)) == before:
+        audit.nothing_changed(db)
+        return
+    actor = Actor(Kind.CUSTOMER, user.id)
+    action = "users.email_verified"
+    await audit.record(db, action, "user", user.id, before=before, after=after, actor=actor)
+    if after["status"] != before["status"]:
+        await events.publish(db, UserStatusChanged(user_id=str(user.id), status=user.status))
+
+
 async def change_status(
     db: AsyncSession,
     user_id: UUID,
@@ -148,7 +193,8 @@ async def change_status(
     """Whoever may not come in any more is signed out at once."""
     user = await held(db, user_id, if_match)
     if user.status != status:
-        await give_status(db, user, status, reason)
+        await give_status(db, [user], status, reason)
+        await db.refresh(user)
     return user
 
 
@@ -160,18 +206,27 @@ ACTIONS = {
 }
 
 
-async def give_status(db: AsyncSession, user: User, status: Status, reason: str | None) -> None:
-    before = user.status
-    user.status = status
+async def give_status(
+    db: AsyncSession, users: Sequence[User], status: Status, reason: str | None
+) -> None:
+    """To customers who have another one and are held; those of a thousand go in batches."""
+    before = {user.id: user.status for user in users}
+    for user in users:
+        user.status = status
     await db.flush()
-    await db.refresh(user)
     if status != Status.ACTIVE:
-        await sessions.end_all(db, Kind.CUSTOMER, user.id, reason=status)
-        await one_time.forget(db, user.id)
-    action = "users.restored" if before == Status.DELETED else ACTIONS[status]
+        await shut_out(db, list(before), reason=status)
     after = {"status": status, "reason": reason} if reason else {"status": status}
-    await audit.record(db, action, "user", user.id, before={"status": before}, after=after)
-    await events.publish(db, UserStatusChanged(user_id=str(user.id), status=status))
+    for user_id, old in before.items():
+        action = "users.restored" if old == Status.DELETED else ACTIONS[status]
+        await audit.record(db, action, "user", user_id, before={"status": old}, after=after)
+        await events.publish(db, UserStatusChanged(user_id=str(user_id), status=status))
+
+
+async def shut_out(db: AsyncSession, user_ids: Sequence[UUID], reason: str) -> None:
+    ends = {"kind": Kind.CUSTOMER, "reason": reason, "except": None}
+    await db.execute(sessions.END_ALL, [{**ends, "subject": each} for each in user_ids])
+    await db.execute(one_time.FORGET, [{"subject": each, "purpose": None} for each in user_ids])
 
 
 async def change_statuses(
@@ -185,8 +240,8 @@ async def change_statuses(
         named = ", ".join(str(each) for each in sorted(missing)[:5])
         raise NotFound(f"{len(missing)} of them cannot be found, so nothing was changed: {named}.")
     wanted = [user for user in users if user.status != status]
-    for user in wanted:
-        await give_status(db, user, status, reason)
+    if wanted:
+        await give_status(db, wanted, status, reason)
     return [user.id for user in wanted]
 
 
@@ -195,7 +250,7 @@ async def delete_own(db: AsyncSession, user_id: UUID) -> User:
     user = await held(db, user_id)
     if user.status != Status.DELETED:
         await letters.send_account_deleted(db, user, await system.value(db, ERASE_AFTER_DAYS))
-        await give_status(db, user, Status.DELETED, None)
+        await give_status(db, [user], Status.DELETED, None)
     return user
 
 
@@ -203,6 +258,7 @@ async def change_preferences(
     db: AsyncSession, user_id: UUID, document: Mapping[str, Any], *, if_match: str | None = None
 ) -> UserPreferences:
     """Replaces what the customer has chosen as a whole."""
+    await held(db, user_id)  # of two first choices the second waits, and sees the first
     stored = await db.get(UserPreferences, user_id, with_for_update=True, populate_existing=True)
     etag.check(if_match, stored.version if stored else 0)
     before = stored.document if stored else {}

@@ -14,7 +14,7 @@ from sqlalchemy import case, func, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
-from bursar.accounts import second_factor
+from bursar.accounts import emails, second_factor
 from bursar.accounts.models import AdminUser, StaffStatus, Status, User
 from bursar.accounts.rules import LOCK_AFTER, LOCK_FOR, STAFF_SECOND_FACTOR
 from bursar.audit import service as audit
@@ -78,9 +78,10 @@ async def sign_in(
     door: Door, kind: Kind, email: str, password: str, *, code: str | None = None
 ) -> SignedIn:
     """With a password, and for staff who have one with their second factor."""
+    email = emails.typed(email)
     attempts = throttle.login(kind, email, door.origin.address)
     await throttle.count(door.database, attempts)
-    found = await door.database.fetch_one(AT_THE_DOOR, CREDENTIALS[kind], email.lower())
+    found = await door.database.fetch_one(AT_THE_DOOR, CREDENTIALS[kind], email)
     stored = found["password_hash"] if found else None
     verdict = await passwords.verify(password, stored)
     if found is None or not verdict.right:
@@ -134,10 +135,15 @@ def wrong() -> WrongCredentials:
 
 
 async def note_failure(door: Door, kind: Kind, person_id: UUID | None) -> None:
-    """Counts it, and locks the account for a while at every tenth."""
+    """Counts it, and locks the account for a while at every tenth.
+
+    Anybody can fail at the door as often as they are let: so that nobody fills the audit trail,
+    which is for ever, it has only the locks of customers, and of staff each failure.
+    """
     model: Any = PEOPLE[kind]
     attempts = model.login_attempts + 1
     async with door.transaction() as db:
+        await db.execute(IN_NO_HURRY)
         counted = await db.scalar(
             update(model)
             .where(model.id == (person_id or NOBODY_ID))
@@ -150,13 +156,18 @@ async def note_failure(door: Door, kind: Kind, person_id: UUID | None) -> None:
             )
             .returning(model.login_attempts)
         )
-        await audit.record(
-            db,
-            f"{AREAS[kind]}.sign_in_failed",
-            TARGETS[kind],
-            person_id,
-            after={"attempts": counted} if counted else None,
-        )
+        if counted and counted % LOCK_AFTER == 0:
+            after = {"attempts": counted}
+            await audit.record(db, f"{AREAS[kind]}.locked", TARGETS[kind], person_id, after=after)
+        elif counted and kind is Kind.STAFF:
+            await audit.record(db, "staff.sign_in_failed", "staff", person_id)
+        else:
+            audit.nothing_changed(db)
+
+
+# A wait for the disk would tell a known address, which writes, from an unknown one; and a count
+# that a crash takes back is nothing.
+IN_NO_HURRY = text("select set_config('synchronous_commit', 'off', true)")
 
 
 async def held(db: AsyncSession, kind: Kind, person_id: UUID) -> Any:
@@ -238,14 +249,24 @@ def scope_of_customer(user: User) -> Scope:
 
 async def refresh(door: Door, kind: Kind, refresh_token: str) -> SignedIn:
     """A new pair for the old one, which is good no more; what has changed since is looked up."""
-    rotated = await sessions.rotate(
-        door.database, refresh_token, kind, origin=door.origin, on_replay=note_replay
-    )
-    async with door.transaction() as db:
-        person: Any = await db.get(PEOPLE[kind], rotated.subject)
+    person: Any = None
+    scope = Scope.FULL
+
+    async def look(db: AsyncSession, session: sessions.Opened) -> None:
+        nonlocal person, scope
+        person = await db.get(PEOPLE[kind], session.subject)
         if person is None or person.status not in (Status.ACTIVE, Status.PENDING):
             raise sessions.bad_refresh_token()
         scope = await scope_of(db, kind, person)
+
+    rotated = await sessions.rotate(
+        door.database,
+        refresh_token,
+        kind,
+        origin=door.origin,
+        on_renewal=look,
+        on_replay=note_replay,
+    )
     return signed_in_as(door, kind, person, replaced(rotated, scope=scope))
 
 
@@ -267,6 +288,8 @@ async def sign_out(door: Door) -> None:
     if actor.session is None or actor.id is None:
         return  # a token that an operator has signed by hand has no session
     async with door.transaction() as db:
+        if actor.kind is Kind.STAFF:
+            await sessions.end_impersonations(db, actor.id)
         if await sessions.end(db, actor.session, reason="signed_out"):
             area = AREAS[actor.kind]
             await audit.record(db, f"{area}.signed_out", TARGETS[actor.kind], actor.id)

@@ -146,9 +146,11 @@ async def change(
         other = await queries.by_email(db, Kind.STAFF, facts["email"])
         if other is not None and other.id != member.id:
             raise taken()
+    old_email = member.email
     await put(db, actor, member, "staff.changed", facts)
     if "email" in facts:
         await forget_links(db, member)
+        await letters.send_email_changed(db, member, old_email)
         if member.status == StaffStatus.INVITED:
             await letters.send_invitation(db, member)
     if "role" in facts:

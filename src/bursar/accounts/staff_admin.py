@@ -24,10 +24,11 @@ from bursar.accounts.staff_schemas import (
     StaffEdit,
     StaffList,
     StaffOut,
+    StaffStats,
     StaffStatusChange,
 )
 from bursar.auth.actor import Actor
-from bursar.auth.door import AtDoor
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission, StaffRole
 from bursar.core import etag
@@ -70,6 +71,18 @@ async def invite_staff(db: Db, response: Response, actor: Writer, body: NewStaff
     """Mails a link by which the person chooses a password and is in."""
     member = await people.invite(db, actor, email=body.email, name=body.name, role=body.role)
     return answer(response, member)
+
+
+@router.get("/stats/overview", dependencies=[READ])
+async def staff_overview(db: Db) -> StaffStats:
+    """How many people work here, by status and by role, and who came last."""
+    by_status, by_role, recent = await queries.staff_overview(db)
+    return StaffStats(
+        total=sum(n for status, n in by_status.items() if status != StaffStatus.DELETED),
+        by_status=by_status,
+        by_role=by_role,
+        recent=[StaffOut.model_validate(row) for row in recent],
+    )
 
 
 @router.get("/{member_id}", dependencies=[READ], responses=documented(NotFound))
@@ -134,5 +147,5 @@ async def take_second_factor_away(door: AtDoor, response: Response, member_id: U
 
 
 def answer(response: Response, member: AdminUser) -> StaffOut:
-    response.headers["ETag"] = etag.of(member.version)
+    response.headers["ETag"] = etag.of(member.version, member.last_login)
     return StaffOut.model_validate(member)

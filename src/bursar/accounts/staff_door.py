@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query
 
 from bursar.accounts import enrolment, joining, queries, recovery, second_factor, sign_in
 from bursar.accounts.enrolment import NoAccount, NoSecondFactor, NotBegun, SecondFactorRequired
-from bursar.accounts.second_factor import WrongCode
+from bursar.accounts.recovery import SignInAgain
+from bursar.accounts.second_factor import SecondFactorUnreadable, WrongCode
 from bursar.accounts.sign_in import Locked, SecondFactorAsked, Suspended, WrongCredentials
 from bursar.accounts.staff_schemas import (
     Acceptance,
@@ -30,7 +31,7 @@ from bursar.accounts.staff_schemas import (
     StaffSignIn,
 )
 from bursar.auth.actor import OPERATOR_ID, Actor, Kind
-from bursar.auth.door import AtDoor
+from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import everyone, staff_member
 from bursar.auth.one_time import BadOneTimeToken
 from bursar.auth.passwords import BadPassword, HashingBusy
@@ -52,7 +53,13 @@ LINK = documented(BadOneTimeToken, BadPassword, TooManyAttempts, HashingBusy)
     "/login",
     dependencies=[everyone],
     responses=documented(
-        WrongCredentials, SecondFactorAsked, WrongCode, Locked, Suspended, TooManyAttempts
+        WrongCredentials,
+        SecondFactorAsked,
+        WrongCode,
+        SecondFactorUnreadable,
+        Locked,
+        Suspended,
+        TooManyAttempts,
     ),
 )
 @own_key
@@ -154,7 +161,13 @@ async def end_session(door: AtDoor, session_id: UUID) -> StaffSessionsEnded:
     "/totp",
     dependencies=[staff_member],
     responses=documented(
-        WrongCredentials, SecondFactorAsked, WrongCode, NoAccount, TooManyAttempts
+        WrongCredentials,
+        SignInAgain,
+        SecondFactorAsked,
+        WrongCode,
+        SecondFactorUnreadable,
+        NoAccount,
+        TooManyAttempts,
     ),
 )
 @own_key
@@ -168,14 +181,16 @@ async def begin_second_factor(door: AtDoor, body: SecondFactorWish) -> SecondFac
 @router.post(
     "/totp/confirmation",
     dependencies=[staff_member],
-    responses=documented(WrongCode, NotBegun, NoAccount, TooManyAttempts),
+    responses=documented(WrongCode, SecondFactorUnreadable, NotBegun, NoAccount, TooManyAttempts),
 )
 @own_key
 async def confirm_second_factor(door: AtDoor, body: CodeOnly) -> SecondFactorAdded:
     """From now on signing in takes a code; your other sessions end."""
     confirmed = await enrolment.confirm(door, body.code)
     return SecondFactorAdded(
-        recovery_codes=confirmed.recovery_codes, access_token=confirmed.access_token
+        recovery_codes=confirmed.recovery_codes,
+        access_token=confirmed.access_token,
+        expires_in=confirmed.expires_in,
     )
 
 
@@ -184,7 +199,9 @@ async def confirm_second_factor(door: AtDoor, body: CodeOnly) -> SecondFactorAdd
     dependencies=[staff_member],
     responses=documented(
         WrongCredentials,
+        SignInAgain,
         WrongCode,
+        SecondFactorUnreadable,
         NoAccount,
         NoSecondFactor,
         SecondFactorRequired,
@@ -200,7 +217,9 @@ async def remove_second_factor(door: AtDoor, body: SecondFactorRemoval) -> Said:
 @router.post(
     "/recovery-codes",
     dependencies=[staff_member],
-    responses=documented(WrongCode, NoAccount, NoSecondFactor, TooManyAttempts),
+    responses=documented(
+        WrongCode, SecondFactorUnreadable, NoAccount, NoSecondFactor, TooManyAttempts
+    ),
 )
 @own_key
 async def renew_recovery_codes(door: AtDoor, body: CodeOnly) -> RecoveryCodes:

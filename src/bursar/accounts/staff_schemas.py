@@ -12,7 +12,6 @@ from bursar.accounts.schemas import FullName, NewPassword, Password, Token
 from bursar.accounts.sign_in import SignedIn
 from bursar.auth.actor import OPERATOR_ID, Actor, Scope
 from bursar.auth.permissions import GRANTED, Permission, StaffRole
-from bursar.auth.tokens import LIFETIME_SECONDS
 from bursar.core.paging import PageFields
 from bursar.core.wire import Moment, StaffWire
 
@@ -42,6 +41,15 @@ class StaffList(PageFields, StaffWire):
     """One page of the people who work here."""
 
     staff: list[StaffOut]
+
+
+class StaffStats(StaffWire):
+    """How many people work here, by status and by role, and those who came last."""
+
+    total: int
+    by_status: dict[str, int]
+    by_role: dict[str, int]
+    recent: list[StaffOut]
 
 
 class NewStaff(StaffWire):
@@ -84,7 +92,7 @@ class StaffSignedIn(StaffWire):
     access_token: str
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the name of it
-    expires_in: int = LIFETIME_SECONDS
+    expires_in: int = Field(description="Seconds that the access token is good for.")
     scope: Scope = Field(description="`enrol`: nothing but setting up a second factor, yet.")
 
     @classmethod
@@ -93,6 +101,7 @@ class StaffSignedIn(StaffWire):
             user=StaffOut.model_validate(signed_in.person),
             access_token=signed_in.access_token,
             refresh_token=signed_in.refresh_token,
+            expires_in=signed_in.expires_in,
             scope=signed_in.scope,
         )
 
@@ -242,7 +251,7 @@ class SecondFactorAdded(StaffWire):
     recovery_codes: Sequence[str]
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the name of it
-    expires_in: int = LIFETIME_SECONDS
+    expires_in: int
     scope: Scope = Scope.FULL
 
 

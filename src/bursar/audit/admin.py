@@ -29,7 +29,10 @@ READ = staff(Permission.AUDIT_READ)
 
 def in_utc(moment: datetime) -> datetime:
     """A time without a zone, or a day, is one in UTC."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("a time lies within the years 1 to 9999 in UTC") from None
 
 
 def begins_with_date(text: Any) -> Any:
@@ -120,11 +123,13 @@ async def export_audit_logs(
 ) -> StreamingResponse:
     """The same rows as a file, oldest first; that somebody took it is recorded too."""
     database, filters, now = request.app.state.database, ask.filters(), datetime.now(UTC)
+    pieces = export.stream(database, actor.claim, filters, ask.format, now)
+    begun = await export.begin(pieces)
     async with database.transaction(actor.claim, origin=request.state.origin) as db:
         after = {"format": ask.format, "filters": filters.given()}
         await service.record(db, "audit.exported", "audit_logs", after=after)
     return StreamingResponse(
-        export.stream(database, actor.claim, filters, ask.format, now),
+        begun,
         media_type=export.MEDIA_TYPES[ask.format],
         headers={
             "Content-Disposition": f'attachment; filename="{export.file_name(ask.format, now)}"',

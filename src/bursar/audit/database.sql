@@ -29,10 +29,15 @@ create policy sealing on audit_shipments to worker_user using (true) with check 
 call lock_down('audit_chains');
 grant select on audit_chains to worker_user;
 create policy sealing on audit_chains for select to worker_user using (true);
+-- Not to change it, which the trigger refuses, but to lock it: of several sealers one has the row.
+-- Nobody else may, while any login role could sit on an advisory lock.
+grant update (started_at) on audit_chains to worker_user;
+create policy one_sealer on audit_chains for update to worker_user using (true);
 
 -- What a caller must not forge is filled in here: login role, subject, time, transaction. Definer's
--- rights, and session_user is still whoever signed in. A customer's login role speaks for customers
--- and their keys, never for staff.
+-- rights, and session_user is still whoever signed in. A customer's login role speaks for the subject
+-- of the transaction, as themselves or by a key, and names staff only who act as this customer just
+-- now: a request that goes on for a moment after the session's end still counts.
 create or replace function record_audit(
   event_type text, target_type text, target_id text, before json, after json,
   actor_kind text, actor_id uuid, on_behalf_of uuid, impersonator_id uuid,
@@ -47,7 +52,16 @@ begin
     raise exception 'this is no name of an action' using errcode = 'invalid_parameter_value';
   end if;
   if coalesce(actor_kind, '') not in ('customer', 'staff', 'key', 'system', 'nobody')
-    or (session_user = 'app_user' and actor_kind = 'staff')
+    or (session_user = 'app_user' and not coalesce(case actor_kind
+      when 'customer' then actor_id = current_subject() and on_behalf_of is null
+      when 'key' then on_behalf_of = current_subject()
+    end, false))
+    or (session_user = 'app_user' and record_audit.impersonator_id is not null and not exists (
+      select from sessions
+      where kind = 'customer' and sessions.subject = current_subject()
+        and impersonator = record_audit.impersonator_id
+        and expires_at > now() - interval '1 minute'
+    ))
   then
     raise exception 'this is no actor that % may name', session_user
       using errcode = 'invalid_parameter_value';

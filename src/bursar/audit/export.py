@@ -36,22 +36,34 @@ def file_name(kind: Format, now: datetime) -> str:
     return f"audit-logs-{now:%Y%m%dT%H%M%SZ}.{kind}"
 
 
+async def begin(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same, once its first piece is read: what fails there can still be told as an error."""
+    return go_on(await anext(pieces, b""), pieces)
+
+
+async def go_on(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in pieces:
+        yield piece
+
+
 async def stream(
     database: Database, claim: Claim, filters: Filters, kind: Format, now: datetime
 ) -> AsyncIterator[bytes]:
     """The whole file, oldest row first, of what was recorded before now."""
     filters = replace(filters, until=min(filters.until, now) if filters.until else now)
     write = as_csv if kind == "csv" else as_lines
-    if kind == "csv":
-        yield line(COLUMNS).encode()
+    head = line(COLUMNS).encode() if kind == "csv" else b""
     place = None
     while True:
         async with database.transaction(claim) as db:
             rows = await queries.after(db, filters, place, PIECE)
             seals = await queries.seals(db, rows)
-            piece = write([values(row, seals.get(row.id)) for row in rows])
+            piece = head + write([values(row, seals.get(row.id)) for row in rows])
         if piece:
             yield piece
+        head = b""
         if len(rows) < PIECE:
             return
         place = (rows[-1].occurred_at, rows[-1].id)

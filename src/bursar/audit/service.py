@@ -75,7 +75,8 @@ def nothing_changed(db: AsyncSession) -> None:
 BATCH = 10_000
 MOST_BATCHES = 50  # of one transaction; what is left has its turn a minute later
 
-LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('bursar audit seal', 0))")
+# A row that only the worker may lock: anybody could hold an advisory lock, and nothing was sealed.
+LOCK = text("select installation from audit_chains for update skip locked")
 
 # Behind the oldest open transaction nothing can appear any more, so what is seen there is all there
 # will be, in its order for good. A row from the future is one of a dump restored into a younger

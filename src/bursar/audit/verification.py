@@ -25,6 +25,7 @@ class Report:
     sealed: int = 0
     unsealed: int = 0
     confirmed_seq: int | None = None
+    witnessed_seq: int | None = None  # the same, by checkpoints outside of the database alone
     seconds: float = 0
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -96,6 +97,7 @@ async def examine(
     report.findings = [*walk.findings_of(part), *said.findings]
     report.notes = [*walk.notes_of(part), *said.notes]
     report.confirmed_seq = said.confirmed.seq if said.confirmed else None
+    report.witnessed_seq = said.witnessed.seq if said.witnessed else None
     await count(connection, part, report)
     return report
 
@@ -135,11 +137,21 @@ LOST = """
   where not exists (select from audit_logs where id = waiting.log_id) order by 1
 """
 
+LONG_IN_USE = """
+  select exists (select from users where created_at < now() - interval '1 hour')
+    or exists (select from admin_users where created_at < now() - interval '1 hour')
+"""
+
 
 async def count(connection: Any, part: Part, report: Report) -> None:
     """Every row has a seal or waits for one, and what waits is there."""
     await connection.execute("set local enable_hashjoin = on; set local enable_seqscan = on")
     rows = await connection.fetchval("select count(*) from audit_logs")
+    if not rows and not part.seals and await connection.fetchval(LONG_IN_USE):
+        report.notes.append(
+            "The trail is empty, although customers or staff have been there for over an hour: "
+            "all of it was taken away, or they were put there past Bursar."
+        )
     lost = await connection.fetch(LOST)
     report.unsealed = await connection.fetchval("select count(*) from audit_unsealed") - len(lost)
     for row in lost[:MOST_TOLD]:

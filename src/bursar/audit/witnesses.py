@@ -46,21 +46,30 @@ class Judgement:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     confirmed: Checkpoint | None = None
+    witnessed: Checkpoint | None = None  # the newest that agrees and lies outside of the database
 
 
 def judge(part: Part, witnesses: Sequence[Witness], installation: UUID) -> Judgement:
     said = Judgement()
     heard = [w for w in witnesses if w.checkpoint and w.checkpoint.installation == installation]
-    agreeing = [
-        w.checkpoint for w in heard if w.checkpoint and not w.doubt and agrees(part, w.checkpoint)
+    vouching = [
+        (w.place, w.checkpoint)
+        for w in heard
+        if w.checkpoint and not w.doubt and agrees(part, w.checkpoint)
     ]
-    said.confirmed = max(agreeing, key=lambda checkpoint: checkpoint.seq, default=None)
+    agreeing = [checkpoint for _, checkpoint in vouching]
+    said.confirmed = newest(agreeing)
+    said.witnessed = newest(checkpoint for place, checkpoint in vouching if place != TABLE)
     said.findings += doubtful(witnesses, part, said)
     said.findings += foreign(witnesses, installation)
     believed = [w for w in heard if not w.doubt]
     said.findings += ahead(part, believed)
     said.findings += differing(part, believed, agreeing)
     return said
+
+
+def newest(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    return max(checkpoints, key=lambda checkpoint: checkpoint.seq, default=None)
 
 
 def agrees(part: Part, checkpoint: Checkpoint) -> bool:
@@ -102,13 +111,13 @@ def foreign(witnesses: Iterable[Witness], installation: UUID) -> Iterator[Findin
 
 def ahead(part: Part, witnesses: Sequence[Witness]) -> Iterator[Finding]:
     beyond = {w.place: w for w in witnesses if w.checkpoint and w.checkpoint.seq > part.last}
-    newest = max(
+    latest = max(
         beyond.values(), key=lambda w: w.checkpoint.seq if w.checkpoint else 0, default=None
     )
-    if newest is None or newest.checkpoint is None:
+    if latest is None or latest.checkpoint is None:
         return
-    checkpoint = newest.checkpoint
-    where = f"The chain ends at seal {part.last}, but {newest} is of seal {checkpoint.seq}"
+    checkpoint = latest.checkpoint
+    where = f"The chain ends at seal {part.last}, but {latest} is of seal {checkpoint.seq}"
     if TABLE in beyond:
         yield Finding(
             "tail_cut_off", f"{where}: its tail was cut off.", part.last + 1, at=checkpoint.time

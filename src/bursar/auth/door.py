@@ -2,9 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.auth.actor import Actor, Origin
@@ -39,12 +37,3 @@ class Door:
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
         return self.database.transaction(self.claim, origin=self.origin)
-
-
-def door_of(request: Request) -> Door:
-    state = request.app.state
-    agent = request.headers.get("user-agent")
-    return Door(state.database, state.tokens, request.state.origin, agent)
-
-
-AtDoor = Annotated[Door, Depends(door_of)]

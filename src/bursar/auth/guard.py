@@ -1,5 +1,7 @@
 """Every route names who may call it; the Actor is resolved once, before anything else happens."""
 
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 from fastapi import Depends
@@ -11,17 +13,13 @@ from starlette.types import Scope as Connection
 
 from bursar.auth.actor import ANYBODY, Actor, Kind, Origin, Scope
 from bursar.auth.endings import Endings
-from bursar.auth.permissions import Permission
+from bursar.auth.permissions import NotAllowed, Permission
 from bursar.auth.tokens import BadToken, Tokens
 from bursar.core.errors import BursarError
 
 
 class SignInNeeded(BursarError, status=401, code="auth.sign_in_needed"):
     """The route is for somebody who is signed in; send an access token."""
-
-
-class NotAllowed(BursarError, status=403, code="auth.not_allowed"):
-    """You are signed in, but this is not for you."""
 
 
 class Identify:
@@ -61,7 +59,16 @@ def bearer(scope: Connection) -> str | None:
 def address(scope: Connection) -> str | None:
     """Where the caller is; the server has put in what a trusted proxy says (X-Forwarded-For)."""
     client = scope.get("client")
-    return client[0] if client else None
+    return known_address(client[0]) if client else None
+
+
+@lru_cache(maxsize=4096)
+def known_address(text: str) -> str | None:
+    """None for what is none, such as the path of a socket, or what somebody has made up."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
 
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -96,9 +103,10 @@ class Guard(SecurityBase):
         permission: Permission | None = None,
         in_person: bool = False,
         enrolling: bool = False,
+        leaving: bool = False,
     ) -> None:
         self.kinds, self.permission = kinds, permission
-        self.in_person, self.enrolling = in_person, enrolling
+        self.in_person, self.enrolling, self.leaving = in_person, enrolling, leaving
         self.model = BearerModel(bearerFormat="JWT")
         self.scheme_name = "access_token"
 
@@ -120,7 +128,7 @@ class Guard(SecurityBase):
             raise StepOwed.by(actor)
         if actor.impersonator and self.in_person:
             raise NotForOthers("Only the customer may do this, nobody in their name.")
-        if actor.scope is Scope.READ and method not in SAFE:
+        if actor.scope is Scope.READ and method not in SAFE and not self.leaving:
             raise ReadOnly("You act as this customer to look, not to change anything.")
 
 
@@ -147,6 +155,8 @@ def staff(permission: Permission) -> Any:
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))
 customer_enrolling: Any = Depends(Guard(Kind.CUSTOMER, enrolling=True))
+customer_leaving: Any = Depends(Guard(Kind.CUSTOMER, enrolling=True, leaving=True))
 in_person: Any = Depends(Guard(Kind.CUSTOMER, in_person=True))
+in_person_enrolling: Any = Depends(Guard(Kind.CUSTOMER, in_person=True, enrolling=True))
 staff_member: Any = Depends(Guard(Kind.STAFF, enrolling=True))
 everyone: Any = Depends(Everyone())

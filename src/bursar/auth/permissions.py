@@ -2,6 +2,12 @@
 
 from enum import StrEnum
 
+from bursar.core.errors import BursarError
+
+
+class NotAllowed(BursarError, status=403, code="auth.not_allowed"):
+    """You are signed in, but this is not for you."""
+
 
 class Permission(StrEnum):
     """What a staff route asks for."""

@@ -236,7 +236,7 @@ ROTATE = text("""
     ended_at is not null as replayed
 """)
 
-OnReplay = Callable[[AsyncSession, Opened], Awaitable[None]]
+WithSession = Callable[[AsyncSession, Opened], Awaitable[None]]
 
 
 async def rotate(
@@ -245,12 +245,14 @@ async def rotate(
     kind: Kind,
     *,
     origin: Origin | None = None,
-    on_replay: OnReplay | None = None,
+    on_renewal: WithSession | None = None,
+    on_replay: WithSession | None = None,
 ) -> Opened:
     """The next refresh token for this one, or BadRefreshToken, whatever the reason.
 
     In a transaction of its own: the end of a replayed session stands although the answer is an
-    error. `on_replay` is called in it once for the session that ended, for the audit.
+    error. `on_renewal` looks at the person in it: whatever keeps it from the answer leaves the
+    token that was sent as good as it was. `on_replay` is for the audit of a session that ended.
     """
     keys = database.settings.secret_keys
     session_id, presented = read_refresh_token(keys, token)
@@ -268,6 +270,8 @@ async def rotate(
             log.warning("session %s ended: a used refresh token came again", session_id)
             if on_replay:
                 await on_replay(db, opened(row, ""))
+        elif row and on_renewal:
+            await on_renewal(db, opened(row, ""))
     if row is None or row["replayed"]:
         raise bad_refresh_token()
     return opened(row, refresh_token(keys, session_id, secret))
@@ -310,6 +314,17 @@ async def end_all(
     """How many ended; for staff also those in which they look in as a customer."""
     values = {"kind": kind, "subject": subject, "reason": reason, "except": except_}
     return len((await db.execute(END_ALL, values)).all())
+
+
+END_IMPERSONATIONS = text("""
+  update sessions set ended_at = now(), end_reason = 'signed_out'
+  where impersonator = :impersonator and ended_at is null
+""")
+
+
+async def end_impersonations(db: AsyncSession, impersonator: UUID) -> None:
+    """Whoever signs out is not somebody else any more either."""
+    await db.execute(END_IMPERSONATIONS, {"impersonator": impersonator})
 
 
 async def of(db: AsyncSession, kind: Kind, subject: UUID) -> list[Session]:

@@ -81,6 +81,7 @@ def as_dict(report: "Report") -> dict[str, Any]:
         "sealed": report.sealed,
         "unsealed": report.unsealed,
         "confirmed_seq": report.confirmed_seq,
+        "witnessed_seq": report.witnessed_seq,
         "seconds": report.seconds,
         "findings": report.findings,  # orjson writes dataclasses as they are
         "notes": report.notes,
@@ -95,7 +96,18 @@ def print_report(report: "Report") -> None:
     for finding in report.findings:
         answer(f"{finding.kind}\t{finding.detail}")
     state = "unbroken" if report.ok else f"{len(report.findings)} finding(s)"
-    confirmed = f"confirmed up to seal {report.confirmed_seq:,}" if report.confirmed_seq else ""
     waiting = f"{report.unsealed:,} not sealed yet"
-    parts = [state, f"{report.sealed:,} rows sealed", waiting, confirmed]
-    answer(f"The audit trail: {', '.join(filter(None, parts))} ({report.seconds} s).")
+    parts = [state, f"{report.sealed:,} rows sealed", waiting, confirmation(report)]
+    answer(f"The audit trail: {', '.join(parts)} ({report.seconds} s).")
+
+
+def confirmation(report: "Report") -> str:
+    """How far it is vouched for, and whether only by what its owner could change as well."""
+    if not report.confirmed_seq:
+        return "confirmed by no checkpoint"
+    up_to = f"confirmed up to seal {report.confirmed_seq:,}"
+    if not report.witnessed_seq:
+        return f"{up_to} by the database's own table only"
+    if report.witnessed_seq < report.confirmed_seq:
+        return f"{up_to}, from seal {report.witnessed_seq + 1:,} by the database's own table only"
+    return up_to

@@ -12,6 +12,8 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 
 from bursar import demo
+from bursar.accounts import second_factor
+from bursar.auth.door import AT_THE_DOOR
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json, confirm, say
 from bursar.core import embedded
@@ -30,10 +32,23 @@ def run_migrate(*, data: Path | None, reset_passwords: bool, yes: bool, json: bo
     settings = settings_of(data)
     with owner_url(settings, make=True) as url:
         state = asyncio.run(migrate(url, settings, say, reset_passwords=reset_passwords))
+        renewed = asyncio.run(renew_seals(url, settings))
+    if renewed:
+        say(f"sealed {renewed} second factors with the newest secret key")
     if json:
         answer_json({"revision": state.revision})
     else:
         answer(f"The database is at {state.revision}.")
+
+
+async def renew_seals(url: str, settings: Settings) -> int:
+    """An old secret key may be dropped once this has run with the new one before it."""
+    database = Database(url, settings)
+    try:
+        async with database.transaction(AT_THE_DOOR) as db:
+            return await second_factor.renew_all(db, settings)
+    finally:
+        await database.close()
 
 
 def run_demo(*, data: Path | None, json: bool) -> None:

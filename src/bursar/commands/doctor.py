@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bursar.accounts import second_factor
+from bursar.accounts.second_factor import Seals
+from bursar.auth.door import AT_THE_DOOR
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json
 from bursar.core.database import Database
@@ -82,6 +85,20 @@ async def parts(url: str, settings: Settings) -> list[Finding]:
     database = Database(url, settings)
     try:
         found = await health.look(database)
+        async with database.transaction(AT_THE_DOOR) as db:
+            seals = await second_factor.seals(db, settings)
     finally:
         await database.close()
-    return [Finding(name, part.status == "healthy", part.detail) for name, part in found.items()]
+    named = [Finding(name, part.status == "healthy", part.detail) for name, part in found.items()]
+    return [*named, second_factors(seals)]
+
+
+def second_factors(seals: Seals) -> Finding:
+    """Nobody can sign in with one that no key opens, and nothing else would tell before."""
+    detail = f"{seals.all} sealed, all with the newest secret key"
+    if seals.older:
+        detail = f"{seals.older} of {seals.all} need an older secret key: run `bursar migrate`"
+    if seals.lost:
+        detail = f"{seals.lost} of {seals.all} open with no secret key that is set: put the old "
+        detail += "one back behind the new one, or let an owner reset them"
+    return Finding("second factors", not seals.lost, detail)

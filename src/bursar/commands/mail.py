@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The outbox of mails.", no_args_is_help=True)
 
-Mail = Annotated[UUID, typer.Argument(metavar="MAIL", help="The mail's id.", show_default=False)]
+Mail = Annotated[str, typer.Argument(metavar="MAIL", help="The mail's id.", show_default=False)]
 
 
 @app.command("list")
@@ -51,7 +51,8 @@ def show(
     from bursar.commands.terminal import answer_json
     from bursar.core import mail_outbox
 
-    shown = as_worker(data, lambda db: mail_outbox.show(db, mail))
+    mail_id = id_of(mail)
+    shown = as_worker(data, lambda db: mail_outbox.show(db, mail_id))
     if json:
         answer_json(shown)
     else:
@@ -64,11 +65,22 @@ def resend(mail: Mail, data: Data = None, json: Json = False) -> None:
     from bursar.commands.terminal import answer_json, say
     from bursar.core import mail as mails
 
-    as_worker(data, lambda db: mails.resend(db, mail))
+    mail_id = id_of(mail)
+    as_worker(data, lambda db: mails.resend(db, mail_id))
     if json:
         answer_json({"id": mail, "result": "is on its way again"})
     else:
         say(f"mail {mail} is on its way again")
+
+
+def id_of(mail: str) -> UUID:
+    """What is no id is the id of no mail."""
+    from bursar.core.mail_outbox import UnknownMail
+
+    try:
+        return UUID(mail)
+    except ValueError:
+        raise UnknownMail(f"There is no mail {mail}.") from None
 
 
 def status_named(name: str) -> "Status":

@@ -185,8 +185,14 @@ def supervise(
 
 
 def start(kind: str, settings: Settings, url: str, sock: socket.socket) -> subprocess.Popen[bytes]:
-    """The child is told by its environment, which only its own user can read."""
+    """The child is told by its environment, which only its own user can read.
+
+    Also where checkpoints go: to a child that is told of a URL our own database looks external.
+    """
+    from bursar.audit.checkpoints import NOWHERE, place_of
+
     given = {
+        "BURSAR_AUDIT_CHECKPOINTS": place_of(settings) or NOWHERE,
         "BURSAR_DATA": str(settings.data),
         "BURSAR_DATABASE_URL": url,
         "BURSAR_HOST": settings.host,

@@ -1,5 +1,11 @@
-"""A row's version is its ETag: a reader saves the transfer, a writer cannot overwrite unseen."""
+"""A row's version is its ETag: a reader saves the transfer, a writer cannot overwrite unseen.
 
+What a body shows beyond that, and what changes without a new version (when somebody last signed
+in), stands behind a dot: a reader hears of it, a writer's If-Match does not fail for it.
+"""
+
+import re
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -20,15 +26,21 @@ IfMatch = Annotated[
 ]
 
 
-def of(version: int) -> str:
-    return f'"{version}"'
+def of(version: int, beyond: datetime | None = None) -> str:
+    return f'"{version}.{beyond.timestamp():.6f}"' if beyond else f'"{version}"'
+
+
+BEYOND = re.compile(r"\.[\d.]+(?=\"$)")
 
 
 def check(if_match: str | None, version: int) -> None:
-    """Refuses a write that was meant for another version; without If-Match the last one wins."""
+    """Refuses a write that was meant for another version; without If-Match the last one wins.
+
+    A weak tag is none.
+    """
     if if_match is None or if_match.strip() == "*":
         return
-    if of(version) not in {tag.strip() for tag in if_match.split(",")}:  # a weak tag is none
+    if of(version) not in {BEYOND.sub("", tag.strip()) for tag in if_match.split(",")}:
         raise PreconditionFailed("This has changed since you read it; read it again, then write.")
 
 

@@ -3,20 +3,25 @@
 The answer is stored in the transaction of the effect: either both are there or neither is. A crash
 before the commit leaves nothing, and the same key does the work then. An error that was raised
 rolls everything back, so its key may be used again.
+
+A key is claimed at the first statement of the transaction, and not before: what a route prepares
+until then (a password is hashed) holds no connection that others wait for.
 """
 
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 from fastapi import Request, Response
-from sqlalchemy import LargeBinary, SmallInteger, func, select, text
+from sqlalchemy import Connection, LargeBinary, SmallInteger, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, SessionTransaction, mapped_column
 
-from bursar.core.database import Base, Role
+from bursar.core.database import Base, ClaimedSession, Database, Role
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
 
@@ -74,13 +79,40 @@ async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) 
         return await handler(request)  # nobody: the route answers 401, there is nothing to keep
     content = await content_of(request)
     seal: Seal = request.app.state.seal
-    async with request.app.state.database.transaction(state.claim, origin=state.origin) as db:
-        request.state.db = db  # the route works in this transaction
-        if stored := await claim_key(db, subject, key):
-            return replay(stored, content, seal)
-        response = await handler(request)
-        db.add(record(subject, key, content, response, seal))
-        return response
+    database: Database = request.app.state.database
+    if found := await database.fetch_one(state.claim, STORED, subject, key):
+        return replay(Stored(**found), content, seal)  # before anything is prepared or counted
+    try:
+        async with database.transaction(state.claim, origin=state.origin) as db:
+            db.info["claims_key"] = (subject, key)
+            request.state.db = db  # the route works in this transaction
+            response = await handler(request)
+            db.add(record(subject, key, content, response, seal))
+            return response
+    except AnsweredBefore as answered:
+        return replay(answered.stored, content, seal)
+
+
+STORED = """
+  select fingerprint, status, headers, body from idempotency_keys where subject = $2 and key = $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The first answer, as it is kept."""
+
+    fingerprint: bytes
+    status: int
+    headers: dict[str, Any]
+    body: bytes
+
+
+class AnsweredBefore(Exception):
+    """Another request with this key was faster; this one has done nothing."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
 
 
 async def content_of(request: Request) -> bytes:
@@ -89,26 +121,40 @@ async def content_of(request: Request) -> bytes:
     return hashlib.sha256(line + await request.body()).digest()
 
 
-async def claim_key(db: AsyncSession, subject: str, key: str) -> IdempotencyKey | None:
+@event.listens_for(ClaimedSession, "after_begin")
+def claim_key(session: Session, _: SessionTransaction, connection: Connection) -> None:
     """Locks the key until the transaction ends; two statements, so that the second one sees what
     was committed before the lock was ours."""
+    if "claims_key" not in session.info:
+        return
+    subject, key = session.info.pop("claims_key")
     lock = text("select pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
-    if not await db.scalar(lock, {"name": f"idempotency {subject} {key}"}):
+    if not connection.scalar(lock, {"name": f"idempotency {subject} {key}"}):
         raise KeyInFlight(
             "The first request with this key is still at work; ask again in a moment.",
             headers={"Retry-After": "1"},
         )
-    rows = await db.scalars(select(IdempotencyKey).filter_by(subject=subject, key=key))
-    return rows.one_or_none()
+    kept = [getattr(IdempotencyKey, field.name) for field in fields(Stored)]
+    one = select(*kept).where(IdempotencyKey.subject == subject, IdempotencyKey.key == key)
+    if row := connection.execute(one).one_or_none():
+        raise AnsweredBefore(Stored(*row))
 
 
-def replay(stored: IdempotencyKey, content: bytes, seal: Seal) -> Response:
+def replay(stored: Stored, content: bytes, seal: Seal) -> Response:
     if not seal.knows(content, stored.fingerprint):
         raise KeyReused(
             "This Idempotency-Key was used before with another request; take a new one."
         )
     headers = {**stored.headers, "Idempotent-Replayed": "true"}
     return Response(seal.open(stored.body), status_code=stored.status, headers=headers)
+
+
+FORGET = text("delete from idempotency_keys where subject = :subject")
+
+
+async def forget(db: AsyncSession, subject: UUID) -> None:
+    """Deletes every answer that somebody was given; for the worker alone."""
+    await db.execute(FORGET, {"subject": str(subject)})
 
 
 def record(

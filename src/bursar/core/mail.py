@@ -39,17 +39,22 @@ def link(db: AsyncSession, path: str, **query: str) -> str:
     return f"{mail_outbox.settings_of(db).public_url}{path}{behind}"
 
 
-async def send(db: AsyncSession, template: str, to: str, **context: Any) -> UUID:
+async def send(
+    db: AsyncSession, template: str, to: str, *, about: UUID | None = None, **context: Any
+) -> UUID:
     """Puts a mail on its way and answers its id.
 
     The context is what the template needs, and always `company`, which is the sender's name.
+    `about` is the person whose mail it is, by whom it is forgotten whatever address it went to.
     """
     if not is_address(to):
         raise BadAddress("This is not an address that a mail can be sent to.")
     content = render(template, context)
     mail_id = uuid4()
     company = one_line(str(context["company"]))
-    await mail_outbox.add(db, mail_id, template, to=to, company=company, content=content)
+    await mail_outbox.add(
+        db, mail_id, template, to=to, about=about, company=company, content=content
+    )
     await enqueue(db, mail_id)
     return mail_id
 
@@ -83,12 +88,15 @@ async def resend(db: AsyncSession, mail_id: UUID) -> None:
     await db.execute(QUEUE_AGAIN, {"id": mail_id, "waiting": Status.WAITING})
 
 
-FORGET = text("delete from mails where lower(recipient) = lower(:address)")
+FORGET = text("""
+  delete from mails where lower(recipient) = lower(:address) or subject = cast(:about as uuid)
+""")
 
 
-async def forget(db: AsyncSession, address: str) -> None:
-    """Deletes every mail to this address, in whatever case it was written; for the worker alone."""
-    await db.execute(FORGET, {"address": address})
+async def forget(db: AsyncSession, address: str, *, about: UUID | None = None) -> None:
+    """Deletes every mail to this address, in whatever case it was written, and every mail about
+    this person, whatever address they had then; for the worker alone."""
+    await db.execute(FORGET, {"address": address, "about": about})
 
 
 PRUNE = text("""

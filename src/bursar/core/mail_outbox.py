@@ -36,11 +36,13 @@ class Mail(Base):
     __table_args__ = (
         Index("ix_mails_created_at", "created_at", "id"),
         Index("ix_mails_recipient", text("lower(recipient)")),
+        Index("ix_mails_subject", "subject"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     template: Mapped[str]
     recipient: Mapped[str]
+    subject: Mapped[UUID | None]  # whose it is: an address may change, and be forgotten
     sealed: Mapped[bytes | None]
     status: Mapped[str] = mapped_column(server_default="waiting")
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -74,7 +76,14 @@ def settings_of(db: AsyncSession) -> Settings:
 
 
 async def add(
-    db: AsyncSession, mail_id: UUID, template: str, *, to: str, company: str, content: Content
+    db: AsyncSession,
+    mail_id: UUID,
+    template: str,
+    *,
+    to: str,
+    about: UUID | None,
+    company: str,
+    content: Content,
 ) -> None:
     words = Words(to, company, content.subject, content.text, content.html)
     seal = seal_for(settings_of(db).secret_keys)
@@ -82,6 +91,7 @@ async def add(
         "id": mail_id,
         "template": template,
         "recipient": to,
+        "subject": about,
         "sealed": seal.close(orjson.dumps(asdict(words))),
     }
     # The table and not the model, whose insert would ask for defaults that the adder may not read.

@@ -74,10 +74,14 @@ class State:
                 f"{head()}): install that release, or restore a backup from before."
             )
         if not self.is_current(settings):
-            raise NotMigrated(
-                f"The database is at {self.revision or 'nothing'}, this Bursar needs {head()}: "
-                "run `bursar migrate`."
-            )
+            raise NotMigrated(f"{self.difference(settings)}: run `bursar migrate`.")
+
+    def difference(self, settings: Settings) -> str:
+        if self.revision != head():
+            return f"The database is at {self.revision or 'nothing'}, this Bursar needs {head()}"
+        if self.applied == {**wanted(settings), TIME_LIMITS: self.applied.get(TIME_LIMITS)}:
+            return f"The {TIME_LIMITS} in the database are not those of the settings"
+        return f"The database is at {head()}, but its SQL functions are of another release"
 
 
 def head() -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -19,6 +20,7 @@ class Seal:
 
     def __init__(self, secret_keys: Sequence[str], purpose: str) -> None:
         keys = [derive(key, purpose) for key in secret_keys]
+        self._newest = Fernet(keys[0])
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self._marks = [derive(key, f"{purpose} mark") for key in secret_keys]
 
@@ -29,9 +31,17 @@ class Seal:
         try:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
-            raise SealBroken(
-                "This was sealed with a secret key that is not in BURSAR_SECRET_KEY any more."
-            ) from None
+            raise broken() from None
+
+    def renewed(self, sealed: bytes) -> bytes | None:
+        """The same, closed with the newest key; None where that has closed it already."""
+        with suppress(InvalidToken):
+            self._newest.decrypt(sealed)
+            return None
+        try:
+            return self._fernet.rotate(sealed)
+        except InvalidToken:
+            raise broken() from None
 
     def mark(self, content: bytes) -> bytes:
         """To know the content again, without keeping anything that can be guessed at."""
@@ -40,6 +50,12 @@ class Seal:
     def knows(self, content: bytes, mark: bytes) -> bool:
         marks = [hmac.digest(key, content, "sha256") for key in self._marks]
         return any(hmac.compare_digest(mark, each) for each in marks)
+
+
+def broken() -> SealBroken:
+    return SealBroken(
+        "This was sealed with a secret key that is not in BURSAR_SECRET_KEY any more."
+    )
 
 
 def derive(secret: str, purpose: str) -> bytes:

@@ -16,6 +16,7 @@ create table mails (
   id uuid not null,
   template varchar not null,
   recipient varchar not null,
+  subject uuid,
   sealed bytea,
   status varchar not null default 'waiting',
   attempts integer not null default 0,
@@ -32,4 +33,5 @@ create table mails (
 );
 create index ix_mails_created_at on mails (created_at, id);
 create index ix_mails_recipient on mails (lower(recipient));
+create index ix_mails_subject on mails (subject);
 """
