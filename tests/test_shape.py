@@ -42,6 +42,7 @@ ROOMS_OF_DOMAINS = {
         "rules": "lifetimes and locks, and what staff may set of them",
         "second_factor": "codes, each used up once; sign-in asks it",
         "sign_in": "coming in, staying in and going, for customers and staff alike",
+        "strangers": "what an unknown address is checked against",
         "staff": "the verbs of staff, beside those of customers in service",
         "staff_admin": "the routes for staff, beside those for customers in admin",
         "staff_door": "the routes by which staff come in",

@@ -102,12 +102,30 @@ def test_a_direct_address_needs_the_other_one(monkeypatch: Environment) -> None:
 # Secrets
 
 
+def oidc_of(who: str) -> dict[str, str]:
+    issuer, client = f"BURSAR_{who}_OIDC_ISSUER", f"BURSAR_{who}_OIDC_CLIENT_ID"
+    return {issuer: "https://accounts.example.com", client: "bursar"}
+
+
+BESIDE = {  # settings that are only taken together
+    "smtp_password": {
+        "BURSAR_SMTP_HOST": "mail.example.com",
+        "BURSAR_SMTP_USERNAME": "bursar",
+        "BURSAR_MAIL_FROM": "hello@example.com",
+    },
+    "customer_oidc_client_secret": oidc_of("CUSTOMER"),
+    "staff_oidc_client_secret": oidc_of("STAFF"),
+}
+
+
 @pytest.mark.parametrize("field", sorted(secret_fields()))
 def test_each_secret_may_stand_in_a_file(field: str, place: Path, monkeypatch: Environment) -> None:
     secret = URL if field.endswith("url") else KEY
     (place / "secret").write_text(f"{secret}\n")
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setenv(f"BURSAR_{field.upper()}_FILE", str(place / "secret"))
+    for name, value in BESIDE.get(field, {}).items():
+        monkeypatch.setenv(name, value)
     found = getattr(load(), field)
     assert isinstance(found, SecretStr)
     assert found.get_secret_value() == secret

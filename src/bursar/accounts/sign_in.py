@@ -14,7 +14,7 @@ from sqlalchemy import case, func, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
-from bursar.accounts import emails, second_factor
+from bursar.accounts import emails, second_factor, strangers
 from bursar.accounts.models import AdminUser, StaffStatus, Status, User
 from bursar.accounts.rules import LOCK_AFTER, LOCK_FOR, STAFF_SECOND_FACTOR
 from bursar.audit import service as audit
@@ -81,9 +81,10 @@ async def sign_in(
     email = emails.typed(email)
     attempts = throttle.login(kind, email, door.origin.address)
     await throttle.count(door.database, attempts)
+    decoys = await strangers.decoys(door.database, kind)
     found = await door.database.fetch_one(AT_THE_DOOR, CREDENTIALS[kind], email)
     stored = found["password_hash"] if found else None
-    verdict = await passwords.verify(password, stored)
+    verdict = await passwords.verify(password, stored or decoys.of(email))
     if found is None or not verdict.right:
         await note_failure(door, kind, found["id"] if found else None)
         raise wrong()

@@ -61,12 +61,31 @@ def new(password: bytes) -> str:
 
 def decoy() -> Known:
     """A hash like ours whose password nobody has: checking it is the same work, making it none."""
-    salt, digest = (
-        base64.b64encode(os.urandom(size)).decode().rstrip("=")
-        for size in (SALT_BYTES, DIGEST_BYTES)
-    )
-    text = f"$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${salt}${digest}"
+    text = f"$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${noise(SALT_BYTES)}${noise(32)}"
     return Known(partial(ARGON2.verify, hash=text), ours=True, raw=False)
+
+
+def like(text: str) -> str | None:
+    """A hash of the same kind and cost whose password nobody has; None for what is no hash."""
+    if match := ARGON2_HASH.fullmatch(text):
+        memory, passes, lanes = match.groups()[:3]
+        return f"$argon2id$v=19$m={memory},t={passes},p={lanes}${noise(16)}${noise(32)}"
+    if BCRYPT_HASH.fullmatch(text):
+        letters = noise(64).translate(str.maketrans("+", "."))
+        return f"{text[:7]}{letters[:21]}.{letters[21:51]}."
+    if match := DJANGO_HASH.fullmatch(text):
+        return f"pbkdf2_sha256${match[1]}${os.urandom(8).hex()}${noise(32)}="
+    if match := PASSLIB_HASH.fullmatch(text):
+        salt, digest = noise(16).replace("+", "."), noise(32).replace("+", ".")
+        return f"$pbkdf2-sha256${match[1]}${salt}${digest}"
+    if match := WERKZEUG_HASH.fullmatch(text):
+        return f"pbkdf2:sha256:{match[1]}${os.urandom(8).hex()}${os.urandom(32).hex()}"
+    return None
+
+
+def noise(size: int) -> str:
+    """So many random bytes in base64, without its padding."""
+    return base64.b64encode(os.urandom(size)).decode().rstrip("=")
 
 
 ARGON2_HASH = re.compile(

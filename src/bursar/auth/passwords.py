@@ -1,7 +1,8 @@
 """Passwords: hashed with Argon2id, checked in bounded memory, told from nothing by nobody's clock.
 
 Whether an account exists cannot be read from the time an answer takes: with no hash to check, the
-same work is done on a decoy. (A hash of an older kind takes its own time until it is replaced.)
+same work is done on a decoy. (A hash of an older kind takes its own time until it is replaced; what
+that would tell is hidden by accounts/strangers.py.)
 """
 
 import asyncio
