@@ -111,12 +111,13 @@ class Live:
         )
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self, **how: Any) -> AsyncIterator[str]:
         """The application behind Bursar's own server, on a port of its own; answers the URL."""
         stop = asyncio.Event()
         sock = bind("127.0.0.1", 0)
         terms = Terms(drain_seconds=0, shutdown_seconds=5)
-        task = asyncio.create_task(serve(self.app, sock=sock, should_stop=stop, terms=terms))
+        serving = serve(self.app, sock=sock, should_stop=stop, terms=terms, **how)
+        task = asyncio.create_task(serving)
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
