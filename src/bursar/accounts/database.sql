@@ -143,7 +143,7 @@ create policy worker on identities to worker_user using (true);
 -- row. A sign-in by password says what it has seen; if any of that has changed since, nobody comes in
 -- and the caller looks why. Who has proved themselves otherwise, and holds the row, says nothing.
 create or replace function let_in(
-  seen_version integer, seen_hash text, new_hash text, request_id text,
+  seen_version integer, seen_hash text, new_hash text, request_id text, forgiven bytea[],
   its_kind text, person uuid, its_scope text, its_method text, its_impersonator uuid,
   its_address text, its_user_agent text, its_idle_seconds integer, first interval, absolute interval,
   its_refresh_hash bytea, most integer
@@ -166,6 +166,7 @@ begin
   if not found then
     return;
   end if;
+  perform clear_attempts(forgiven);
   perform record_audit(
     case its_kind when 'customer' then 'users.signed_in' else 'staff.signed_in' end,
     case its_kind when 'customer' then 'user' else 'staff' end, person::text,
@@ -174,7 +175,7 @@ begin
   return query select * from open_session(its_kind, person, its_scope, its_method, its_impersonator,
     its_address, its_user_agent, its_idle_seconds, first, absolute, its_refresh_hash, most);
 end $$;
-revoke execute on function let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text,
+revoke execute on function let_in(integer, text, text, text, bytea[], text, uuid, text, text, uuid, text, text,
   integer, interval, interval, bytea, integer) from public;
-grant execute on function let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text,
+grant execute on function let_in(integer, text, text, text, bytea[], text, uuid, text, text, uuid, text, text,
   integer, interval, interval, bytea, integer) to auth_user;

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -40,7 +41,7 @@ CREDENTIALS = {
       select id, password_hash, totp_confirmed_at is not null as has_second_factor from admin_users
       where lower(email) = $2 and status in ('active', 'suspended')""",
 }
-SEEN = ("version", "stored", "replace", "request_id")
+SEEN = ("version", "stored", "replace", "request_id", "forgiven")
 LET_IN = "select * from let_in({})"
 BY_NAME = text(LET_IN.format(", ".join(f":{name}" for name in (*SEEN, *sessions.ASKED))))
 BY_NAME = BY_NAME.bindparams(*sessions.TYPES)
@@ -93,30 +94,33 @@ async def sign_in(
             raise SecondFactorAsked("Send the code of your authenticator as well, as `code`.")
         await throttle.count(door.database, throttle.second_factor(found["id"]))
         attempts = (*attempts, *throttle.second_factor(found["id"]))
+    given = {"replace": verdict.replace, "forgiven": throttle.forgiven(door.database, attempts)}
     if kind is Kind.CUSTOMER:
-        signed_in = await enter_at_once(door, found, verdict.replace)
-    else:
-        signed_in = await enter_looking(door, kind, found, code, verdict.replace)
-    await throttle.forget(door.database, attempts)
-    return signed_in
+        return await enter_at_once(door, found, given)
+    return await enter_looking(door, kind, found, code, given)
 
 
-async def enter_at_once(door: Door, found: Mapping[str, Any], replace: str | None) -> SignedIn:
+async def enter_at_once(door: Door, found: Mapping[str, Any], given: Mapping[str, Any]) -> SignedIn:
     """A customer in one statement, unless anything has changed while the password was checked."""
     user = User(**{name: found[name] for name in READABLE if name != "is_active"})
     scope = scope_of_customer(user)
     asked = asked_for(door, Kind.CUSTOMER, user.id, "password", scope)
-    seen = (user.version, found["password_hash"], replace, door.origin.request_id)
-    values = [asked.values[name] for name in sessions.ASKED]
-    row = await door.database.fetch_one(door.claim, BY_PLACE, *seen, *values)
+    seen = {"version": user.version, "stored": found["password_hash"], **given}
+    seen |= {"request_id": door.origin.request_id, **asked.values}
+    values = [seen[name] for name in (*SEEN, *sessions.ASKED)]
+    row = await door.database.fetch_one(door.claim, BY_PLACE, *values)
     if row is None:
-        return await enter_looking(door, Kind.CUSTOMER, found, None, replace)
+        return await enter_looking(door, Kind.CUSTOMER, found, None, given)
     user.last_login, user.is_active = row["created_at"], user.status == Status.ACTIVE
     return signed_in_as(door, Kind.CUSTOMER, user, asked.opened(row, door.settings.secret_keys))
 
 
 async def enter_looking(
-    door: Door, kind: Kind, found: Mapping[str, Any], code: str | None, replace: str | None
+    door: Door,
+    kind: Kind,
+    found: Mapping[str, Any],
+    code: str | None,
+    given: Mapping[str, Any],
 ) -> SignedIn:
     """With the row in hand: a second factor is used up, and who is refused is told why."""
     async with second_factor.misses_noted(door, found["id"]), door.transaction() as db:
@@ -128,7 +132,7 @@ async def enter_looking(
         check_may_enter(person)
         if found["has_second_factor"]:
             await second_factor.use(db, person, code or "", door.settings)
-        return await open_session(db, door, kind, person, method="password", replace=replace)
+        return await open_session(db, door, kind, person, method="password", given=given)
 
 
 def wrong() -> WrongCredentials:
@@ -206,12 +210,12 @@ async def open_session(
     person: Any,
     *,
     method: str,
-    replace: str | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> SignedIn:
     """Whoever has proved who they are, with their row held in this transaction."""
     await db.flush()
     asked = asked_for(door, kind, person.id, method, await scope_of(db, kind, person))
-    seen = dict.fromkeys(SEEN) | {"replace": replace, "request_id": door.origin.request_id}
+    seen = dict.fromkeys(SEEN) | {"request_id": door.origin.request_id, **given}
     row = (await db.execute(BY_NAME, seen | asked.values)).mappings().one_or_none()
     if row is None:
         raise wrong()  # not active: whoever calls has looked, but this is the one that decides

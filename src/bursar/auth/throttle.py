@@ -149,9 +149,13 @@ async def count(database: Database, attempts: Attempts) -> None:
 
 async def forget(database: Database, attempts: Attempts) -> None:
     """After a success: what it forgives of these starts again from nothing."""
-    keys = [digest(database, limit, key) for limit, key in attempts if limit.forgiven]
-    if keys:
+    if keys := forgiven(database, attempts):
         await database.fetch_one(DOOR, "select forget_attempts($2)", keys)
+
+
+def forgiven(database: Database, attempts: Attempts) -> list[bytes]:
+    """The keys of what a success forgives, for `clear_attempts` in its own statement."""
+    return [digest(database, limit, key) for limit, key in attempts if limit.forgiven]
 
 
 _seals: WeakKeyDictionary[Database, Seal] = WeakKeyDictionary()

@@ -50,11 +50,16 @@ begin
   return greatest(1, ceil(extract(epoch from ends - moment)));
 end $$;
 
+create or replace function clear_attempts(asked_keys bytea[]) returns void
+language sql security definer set search_path = pg_catalog, public, pg_temp as $$
+  delete from attempts where key in (
+    select key from attempts where key = any (asked_keys) order by key for update);
+$$;
+
 create or replace function forget_attempts(asked_keys bytea[]) returns void
 language sql security definer set search_path = pg_catalog, public, pg_temp as $$
   select set_config('synchronous_commit', 'off', true);
-  delete from attempts where key in (
-    select key from attempts where key = any (asked_keys) order by key for update);
+  select clear_attempts(asked_keys);
 $$;
 
 -- What somebody is counting on right now is left for the next time.
@@ -65,8 +70,10 @@ language sql security definer set search_path = pg_catalog, public, pg_temp as $
 $$;
 
 revoke execute on function count_attempts(bytea[], integer[], integer[]) from public;
+revoke execute on function clear_attempts(bytea[]) from public;
 revoke execute on function forget_attempts(bytea[]) from public;
 revoke execute on function prune_attempts() from public;
 grant execute on function count_attempts(bytea[], integer[], integer[]) to auth_user;
+grant execute on function clear_attempts(bytea[]) to auth_user;
 grant execute on function forget_attempts(bytea[]) to auth_user;
 grant execute on function prune_attempts() to worker_user;
