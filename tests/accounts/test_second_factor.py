@@ -11,9 +11,9 @@ from bursar.accounts import second_factor
 from bursar.accounts.second_factor import Seals
 from bursar.app import create_app
 from bursar.auth.actor import OPERATOR_ID, operator
-from bursar.auth.door import AT_THE_DOOR
 from bursar.commands import doctor
 from bursar.commands.database import renew_seals
+from bursar.core import database
 from bursar.core.settings import Settings
 from tests.accounts.colleagues import (
     ADMINISTRATOR,
@@ -390,10 +390,10 @@ async def test_all_are_sealed_anew_before_an_old_key_is_dropped(live_db: Live) -
 
 
 async def renew(live: Live, settings: Settings) -> int:
-    async with live.database.transaction(AT_THE_DOOR) as db:
+    async with live.database.transaction(database.DOOR) as db:
         return await second_factor.renew_all(db, settings)
 
 
 async def seals(live: Live, settings: Settings) -> Seals:
-    async with live.database.transaction(AT_THE_DOOR) as db:
+    async with live.database.transaction(database.DOOR) as db:
         return await second_factor.seals(db, settings)

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from bursar.auth.door import AT_THE_DOOR
 from bursar.auth.throttle import LOGIN
+from bursar.core.database import DOOR
 from tests.accounts.people import (
     AUTH,
     OTHER_PASSWORD,
@@ -79,7 +79,7 @@ async def test_a_refresh_that_finds_no_connection_leaves_the_token_good(
         size = live_db.settings.database_pool_size
         async with AsyncExitStack() as stack:
             for _ in range(size):
-                db = await stack.enter_async_context(live_db.database.transaction(AT_THE_DOOR))
+                db = await stack.enter_async_context(live_db.database.transaction(DOOR))
                 await db.execute(text("select 1"))
             busy = await api.post(f"{AUTH}/refresh", json=body)
             assert busy.status_code == 503

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from bursar.auth import sessions
 from bursar.auth.actor import Actor, Kind
-from bursar.auth.sessions import DOOR, BadRefreshToken, Opened
-from bursar.core.database import Database
+from bursar.auth.sessions import BadRefreshToken, Opened
+from bursar.core.database import DOOR, Database
 from tests import databases
 from tests.conftest import Live
 from tests.world import CARL

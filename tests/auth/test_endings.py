@@ -19,9 +19,9 @@ from bursar.auth import sessions
 from bursar.auth.actor import Actor, operator
 from bursar.auth.endings import CHANNEL, Endings
 from bursar.auth.permissions import StaffRole
-from bursar.auth.sessions import DOOR, Opened
+from bursar.auth.sessions import Opened
 from bursar.auth.tokens import Tokens
-from bursar.core.database import Database
+from bursar.core.database import DOOR, Database
 from bursar.core.notices import Pace
 from bursar.core.settings import Settings
 from tests import databases

@@ -14,11 +14,10 @@ from sqlalchemy import text
 
 from bursar.auth import one_time, tasks
 from bursar.auth.one_time import BadOneTimeToken, Purpose, Used
-from bursar.core.database import WORKER, Claim, Role
+from bursar.core.database import DOOR, WORKER, Claim, Role
 from tests import databases
 from tests.conftest import Live
 
-DOOR = Claim(Role.DOOR)
 SOMEBODY, ANOTHER = uuid4(), uuid4()
 HOUR = timedelta(hours=1)
 PAYLOAD = {"email": "carl@example.com"}

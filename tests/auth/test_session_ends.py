@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from bursar.auth import sessions
 from bursar.auth.actor import Kind
 from bursar.auth.models import Session
-from bursar.auth.sessions import DOOR, BadRefreshToken
+from bursar.auth.sessions import BadRefreshToken
 from bursar.auth.tasks import prune_sessions
-from bursar.core.database import WORKER, Database
+from bursar.core.database import DOOR, WORKER, Database
 from tests.auth.signed_in import AGENT, another, change, id_of, live_ones, opened, refused, row
 from tests.conftest import Live
 from tests.world import ADAM, CARL, DORA, OLIVIA, SUE

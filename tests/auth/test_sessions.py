@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.auth import sessions
 from bursar.auth.actor import Actor, Kind, Origin, Scope
-from bursar.auth.sessions import DOOR, BadRefreshToken, Lifetime, Opened
+from bursar.auth.sessions import BadRefreshToken, Lifetime, Opened
 from bursar.auth.tokens import LIFETIME_SECONDS, Tokens
-from bursar.core.database import Database
+from bursar.core.database import DOOR, Database
 from bursar.core.database_errors import OutcomeUnknown
 from tests import databases
 from tests.auth.signed_in import AGENT, another, change, live_ones, opened, refused, row

@@ -13,14 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from bursar.core import mail, mail_outbox, tasks
-from bursar.core.database import WORKER, Claim, Role
+from bursar.core.database import DOOR, WORKER, Claim
 from bursar.core.mail_outbox import Status
 from bursar.core.mail_templates import environment, render
 from bursar.core.settings import BadSettings, load
 from tests.databases import test_settings as settings_with
 from tests.workers import CUSTOMER, STAFF, Bench, bench
 
-DOOR = Claim(Role.DOOR)
 LINK = "https://acme.example/verify-email?token=s3cret-t0ken-of-carl&x=1"
 COMPANY = {"company": "Acme & Söhne", "name": "Carl"}
 VERIFY = {**COMPANY, "link": LINK, "hours": 48}

@@ -21,9 +21,10 @@ from bursar.accounts.rules import LOCK_AFTER, LOCK_FOR, STAFF_SECOND_FACTOR
 from bursar.audit import service as audit
 from bursar.auth import passwords, sessions, throttle
 from bursar.auth.actor import Actor, Kind, Scope
-from bursar.auth.door import AT_THE_DOOR, Door
+from bursar.auth.door import Door
 from bursar.auth.models import Session
 from bursar.auth.permissions import StaffRole
+from bursar.core.database import DOOR
 from bursar.core.errors import BursarError
 from bursar.system import queries as system
 
@@ -83,7 +84,7 @@ async def sign_in(
     attempts = throttle.login(kind, email, door.origin.address)
     await throttle.count(door.database, attempts)
     decoys = await strangers.decoys(door.database, kind)
-    found = await door.database.fetch_one(AT_THE_DOOR, CREDENTIALS[kind], email)
+    found = await door.database.fetch_one(DOOR, CREDENTIALS[kind], email)
     stored = found["password_hash"] if found else None
     verdict = await passwords.verify(password, stored or decoys.of(email))
     if found is None or not verdict.right:

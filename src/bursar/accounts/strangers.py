@@ -12,8 +12,7 @@ from weakref import WeakKeyDictionary
 
 from bursar.auth import hashes
 from bursar.auth.actor import Kind
-from bursar.auth.door import AT_THE_DOOR
-from bursar.core.database import Database
+from bursar.core.database import DOOR, Database
 from bursar.core.seal import Seal
 
 LOOKED_AT = 2_000  # people, every ten minutes
@@ -61,8 +60,8 @@ async def decoys(database: Database, kind: Kind) -> Decoys:
 
 async def sample(database: Database, kind: Kind) -> list[str]:
     """Some of the table's pages: a walk through all of it would be felt."""
-    size = await database.fetch_one(AT_THE_DOOR, SIZE, TABLES[kind])
+    size = await database.fetch_one(DOOR, SIZE, TABLES[kind])
     people = max(1.0, size["reltuples"] if size else 0)  # -1 where PostgreSQL has never counted
     percent = min(100.0, 100.0 * LOOKED_AT / people)
-    rows = await database.fetch_all(AT_THE_DOOR, SAMPLES[kind], percent)
+    rows = await database.fetch_all(DOOR, SAMPLES[kind], percent)
     return [row["password_hash"] for row in rows]

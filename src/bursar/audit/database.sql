@@ -93,26 +93,11 @@ grant execute on function record_audit(
   text, text, text, json, json, text, uuid, uuid, uuid, text, text)
   to app_user, auth_user, staff_user, worker_user;
 
-create or replace trigger refuse_change before update or delete on audit_logs
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on audit_logs
-  for each statement execute function refuse_change();
-create or replace trigger refuse_change before update or delete on audit_seals
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on audit_seals
-  for each statement execute function refuse_change();
-create or replace trigger refuse_change before update or delete on audit_checkpoints
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on audit_checkpoints
-  for each statement execute function refuse_change();
-create or replace trigger refuse_change before update or delete on audit_shipments
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on audit_shipments
-  for each statement execute function refuse_change();
-create or replace trigger refuse_change before update or delete on audit_chains
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on audit_chains
-  for each statement execute function refuse_change();
+call write_once('audit_logs');
+call write_once('audit_seals');
+call write_once('audit_checkpoints');
+call write_once('audit_shipments');
+call write_once('audit_chains');
 
 -- What waits leaves only when it is sealed, in the same transaction.
 create or replace function refuse_unsealed() returns trigger

@@ -10,8 +10,6 @@ from bursar.auth.tokens import Tokens
 from bursar.core.database import Claim, Database, Role
 from bursar.core.settings import Settings
 
-AT_THE_DOOR = Claim(Role.DOOR)
-
 
 @dataclass(frozen=True, slots=True)
 class Door:

@@ -11,9 +11,9 @@ import time
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from bursar.auth.sessions import DOOR, LONGEST_ACCESS_SECONDS
+from bursar.auth.sessions import LONGEST_ACCESS_SECONDS
 from bursar.auth.tokens import LEEWAY_SECONDS
-from bursar.core.database import Database
+from bursar.core.database import DOOR, Database
 from bursar.core.notices import Notices
 
 log = logging.getLogger(__name__)

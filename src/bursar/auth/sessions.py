@@ -27,12 +27,10 @@ from bursar.auth.actor import Actor, Kind, Origin, Scope
 from bursar.auth.models import Session
 from bursar.auth.permissions import StaffRole
 from bursar.auth.tokens import LIFETIME_SECONDS
-from bursar.core.database import Claim, Database, Role
+from bursar.core.database import DOOR, Database
 from bursar.core.errors import BursarError
 
 log = logging.getLogger(__name__)
-
-DOOR = Claim(Role.DOOR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from bursar.auth.actor import Kind
-from bursar.core.database import Claim, Database, Role
+from bursar.core.database import DOOR, Database
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
 
@@ -126,9 +126,6 @@ class TooManyAttempts(BursarError, status=429, code="auth.too_many_attempts"):
         return cls(
             f"Too many attempts; try again in {when}.", headers={"Retry-After": str(seconds)}
         )
-
-
-DOOR = Claim(Role.DOOR)
 
 
 async def count(database: Database, attempts: Attempts) -> None:

@@ -13,11 +13,10 @@ from sqlalchemy.engine import URL, make_url
 
 from bursar import demo
 from bursar.accounts import second_factor
-from bursar.auth.door import AT_THE_DOOR
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json, confirm, say
 from bursar.core import embedded
-from bursar.core.database import Database, plain_dsn
+from bursar.core.database import DOOR, Database, plain_dsn
 from bursar.core.errors import BursarError
 from bursar.core.migrate import migrate
 from bursar.core.settings import Settings
@@ -45,7 +44,7 @@ async def renew_seals(url: str, settings: Settings) -> int:
     """An old secret key may be dropped once this has run with the new one before it."""
     database = Database(url, settings)
     try:
-        async with database.transaction(AT_THE_DOOR) as db:
+        async with database.transaction(DOOR) as db:
             return await second_factor.renew_all(db, settings)
     finally:
         await database.close()

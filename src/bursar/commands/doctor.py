@@ -9,10 +9,9 @@ from pathlib import Path
 
 from bursar.accounts import second_factor
 from bursar.accounts.second_factor import Seals
-from bursar.auth.door import AT_THE_DOOR
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json
-from bursar.core.database import Database
+from bursar.core.database import DOOR, Database
 from bursar.core.errors import BursarError
 from bursar.core.migrate import check
 from bursar.core.settings import Settings
@@ -85,7 +84,7 @@ async def parts(url: str, settings: Settings) -> list[Finding]:
     database = Database(url, settings)
     try:
         found = await health.look(database)
-        async with database.transaction(AT_THE_DOOR) as db:
+        async with database.transaction(DOOR) as db:
             seals = await second_factor.seals(db, settings)
     finally:
         await database.close()

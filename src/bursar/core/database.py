@@ -79,6 +79,7 @@ class Claim:
 
 NOBODY = Claim(Role.CUSTOMER)  # sees no row
 WORKER = Claim(Role.WORKER)
+DOOR = Claim(Role.DOOR)  # nobody yet, who signs in
 
 OWN_CONNECTIONS = 4  # of the worker's: taking, beating, scheduling, and one for endings
 SET_CLAIM = "select set_config('request.jwt.claim.sub', {}, true)"

@@ -27,6 +27,18 @@ begin
     using errcode = 'restrict_violation';
 end $$;
 
+-- Makes a table one that is written once: no row is changed, deleted or truncated, by anybody.
+create or replace procedure write_once(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  execute format('create or replace trigger refuse_change before update or delete on %s
+    for each row execute function refuse_change()', target);
+  execute format('create or replace trigger refuse_truncate before truncate on %s
+    for each statement execute function refuse_change()', target);
+end $$;
+
+revoke execute on procedure write_once(regclass) from public;
+
 -- Locks a table for everybody but its owner and forgets what an earlier version of its file
 -- allowed: what stands in the file after this call is all there is.
 create or replace procedure lock_down(target regclass)

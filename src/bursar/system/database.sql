@@ -46,7 +46,4 @@ create or replace trigger keep_change after insert or update on settings
   for each row execute function keep_setting_change();
 create or replace trigger refuse_removal before delete on settings
   for each row execute function refuse_change();
-create or replace trigger refuse_change before update or delete on setting_changes
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on setting_changes
-  for each statement execute function refuse_change();
+call write_once('setting_changes');
