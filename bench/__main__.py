@@ -19,6 +19,10 @@ ENTRIES = (
     "crowd",
     "identify",
     "search",
+    "charges",
+    "charges_http",
+    "ledger",
+    "verify",
 )
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 

@@ -17,9 +17,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from typing import Any
+from uuid import uuid4
 
 CLOCK = time.perf_counter
 SILENCE_SECONDS = 10  # a server that answers nobody for so long is broken
+NEW_KEY = "{new key}"
+MOST_BYTES = 200_000  # of a request: what a socket takes at once
 
 
 class WrongAnswer(Exception):
@@ -28,16 +31,27 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, and a piece of the body that proves its answer."""
+    """A request, and a piece of the body that proves its answer; no NEW_KEY is sent twice."""
 
     path: str
     proof: str
     headers: dict[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    body: str = ""
 
     def wire(self) -> bytes:
-        lines = [f"GET {self.path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*"]
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode()
+        if self.body:
+            length = len(with_keys(self.body.encode()))
+            lines += ["Content-Type: application/json", f"Content-Length: {length}"]
+        return "\r\n".join([*lines, "", self.body]).encode()
+
+
+def with_keys(wire: bytes) -> bytes:
+    """Keys of operations that nobody has used, as clients make them."""
+    first, *others = wire.split(NEW_KEY.encode())
+    return first + b"".join(str(uuid4()).encode() + each for each in others)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class Client:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=SILENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
         self.socket.setblocking(False)
         self.held = b""
         self.wire, self.proof = b"", b""
@@ -87,7 +102,8 @@ class Client:
 
     def ask(self, wire: bytes, proof: bytes) -> None:
         self.wire, self.proof, self.asked_at = wire, proof, CLOCK()
-        if self.socket.send(wire) != len(wire):
+        sent = with_keys(wire)
+        if self.socket.send(sent) != len(sent):
             raise WrongAnswer("the server does not read its requests")
 
     def take(self) -> bool:

@@ -132,5 +132,6 @@ async def live_db(settings: Settings) -> AsyncIterator[Live]:
     url = await databases.clone()
     live = Live(url, settings, create_app(settings, url))
     yield live
+    await live.app.state.till.close()
     await live.database.close()
     await databases.discard(url)

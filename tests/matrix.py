@@ -43,6 +43,8 @@ customers
   GET /api/v1/auth/sessions
   GET /api/v1/users/{user_id}                 PUT /api/v1/users/{user_id}
   GET /api/v1/users/{user_id}/preferences     PUT /api/v1/users/{user_id}/preferences
+  GET /api/v1/rewards                         GET /api/v1/users/{user_id}/rewards
+  GET /api/v1/users/{user_id}/rewards/history
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -51,6 +53,15 @@ customers in person
   POST /api/v1/auth/change-password
   DELETE /api/v1/auth/sessions                DELETE /api/v1/auth/sessions/{session_id}
   GET /api/v1/users/{user_id}/export          POST /api/v1/users/{user_id}/deletion
+  POST /api/v1/wallets/transfers
+  POST /api/v1/users/{user_id}/rewards/redemptions
+
+customers, and owner, administrator, support, analyst
+  GET /api/v1/balance/{user_id}
+  GET /api/v1/users/{user_id}/accounts        GET /api/v1/users/{user_id}/holds
+  GET /api/v1/users/{user_id}/transactions
+  GET /api/v1/users/{user_id}/transactions/export
+  GET /api/v1/users/{user_id}/analytics/spending
 
 staff, with their second factor or not yet
   GET /api/v1/admin/auth/me                   POST /api/v1/admin/auth/logout
@@ -71,6 +82,26 @@ owner, administrator
   GET /api/v1/admin/audit-logs                GET /api/v1/admin/audit-logs/export
   PUT /api/v1/admin/settings
   PUT /api/v1/admin/settings/{key}            DELETE /api/v1/admin/settings/{key}
+  POST /api/v1/add-funds                      POST /api/v1/admin/assets
+  POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk
+  POST /api/v1/admin/wallets/holds
+  POST /api/v1/admin/wallets/holds/{hold_id}/captures
+  POST /api/v1/admin/wallets/holds/{hold_id}/void
+  POST /api/v1/admin/transfers/{transfer_id}/reversal
+  POST /api/v1/admin/users/{user_id}/adjustments
+  POST /api/v1/admin/users/{user_id}/rewards/grants
+  POST /api/v1/admin/adjustments/{adjustment_id}/approval
+  POST /api/v1/admin/adjustments/{adjustment_id}/rejection
+  PUT /api/v1/admin/users/{user_id}/wallet/overdraft
+  PUT /api/v1/admin/users/{user_id}/wallet/status
+
+owner, administrator, analyst
+  GET /api/v1/admin/ledger/trial-balance
+
+owner, administrator, marketer
+  POST /api/v1/admin/rewards/rules            POST /api/v1/admin/rewards/tiers
+  PUT /api/v1/admin/rewards/rules/{rule_id}   DELETE /api/v1/admin/rewards/rules/{rule_id}
+  PUT /api/v1/admin/rewards/tiers/{tier_id}   DELETE /api/v1/admin/rewards/tiers/{tier_id}
 
 owner, administrator, support
   POST /api/v1/admin/users                    POST /api/v1/admin/users/status-changes
@@ -78,13 +109,20 @@ owner, administrator, support
   DELETE /api/v1/admin/users/{user_id}        POST /api/v1/admin/users/{user_id}/impersonation
 
 owner, administrator, support, analyst
-  GET /api/v1/admin/health
+  GET /api/v1/admin/health                    GET /api/v1/admin/assets
+  GET /api/v1/admin/adjustments               GET /api/v1/admin/adjustments/{adjustment_id}
+  GET /api/v1/admin/transfers/{transfer_id}   GET /api/v1/admin/wallets/holds/{hold_id}
+  GET /api/v1/admin/users/{user_id}/holds
+  GET /api/v1/admin/users/{user_id}/wallets   GET /api/v1/admin/users/{user_id}/statement
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}
   GET /api/v1/admin/users/stats/overview
   GET /api/v1/admin/settings                  GET /api/v1/admin/settings/{key}
   GET /api/v1/admin/setting-changes
+  GET /api/v1/admin/rewards/rules             GET /api/v1/admin/rewards/rules/{rule_id}
+  GET /api/v1/admin/rewards/tiers             GET /api/v1/admin/rewards/tiers/{tier_id}
+  GET /api/v1/admin/users/{user_id}/rewards   GET /api/v1/admin/users/{user_id}/rewards/history
 """
 
 EVERYBODY, METRICS = "everybody", "the one who collects metrics"
@@ -93,6 +131,7 @@ IN_PERSON, MISTYPED = "customers in person", "customers in person, verified or n
 LEAVING = "customers, verified or not, and staff who look as one"
 OWN_ACCOUNT = "staff, with their second factor or not yet"
 OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, IN_PERSON, MISTYPED, LEAVING}
+AND_STAFF = "customers, and "  # customers what is theirs, and these of the staff anybody's
 ONLY_ONES_OWN = {*OF_CUSTOMERS, OWN_ACCOUNT}  # what belongs to others is not found there
 
 
@@ -142,10 +181,12 @@ class Caller:
         if self.actor is None or self.name == "ended session":
             return 401, {"auth.bad_token"}
         if self.actor.kind is Kind.CUSTOMER:
-            return self.refused_customer(words, method)
+            theirs = CUSTOMERS if words.startswith(AND_STAFF) else words
+            return self.refused_customer(theirs, method)
         if words == OWN_ACCOUNT:
             return None
-        if words in OF_CUSTOMERS or self.actor.role not in words.split(", "):
+        roles = words.removeprefix(AND_STAFF).split(", ")
+        if words in OF_CUSTOMERS or self.actor.role not in roles:
             return 403, {"auth.not_allowed", "accounts.above_you"}
         return (403, {"auth.step_owed"}) if self.scope is Scope.ENROL else None
 

@@ -14,7 +14,7 @@ import httpx2
 
 from bursar.app import create_app
 from bursar.auth import hashes, sessions
-from bursar.auth.actor import operator
+from bursar.auth.actor import Kind, operator
 from bursar.auth.permissions import StaffRole
 from bursar.auth.tokens import Tokens
 from bursar.core.database import Claim, Role
@@ -23,6 +23,7 @@ from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
 from tests.conftest import Live
 from tests.matrix import (
     ABSENT,
+    AND_STAFF,
     CALLERS,
     IVAN,
     NEWCOMER,
@@ -32,6 +33,7 @@ from tests.matrix import (
     TESS,
     Caller,
 )
+from tests.wallets.scenery import MONEY_BODIES, set_out_money
 from tests.world import CARL, DORA, OLIVIA, STAFF
 
 # What a caller would send to each route that reads a body; {n} is another number each time.
@@ -74,6 +76,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/admin/users/{user_id}/impersonation": {"reason": "They wrote to us"},
     "PUT /api/v1/admin/settings": {"company_name": "Otters {n}"},
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
+    **MONEY_BODIES,
 }
 
 numbers = count(1)
@@ -104,8 +107,11 @@ on conflict (id) do update set email = excluded.email, name = excluded.name, rol
 """
 
 
-async def set_scene(database: Any) -> None:
-    """Everybody has their account as it was, whatever was done to it; nothing is throttled."""
+async def set_scene(database: Any) -> dict[str, Any]:
+    """Everybody has their account as it was, whatever was done to it; nothing is throttled.
+
+    Answers what has an id of its own this time, by the name that routes give it.
+    """
     async with database.transaction():
         for actor, name, status in CUSTOMER_ROWS:
             email = f"{name}@example.com"
@@ -117,6 +123,7 @@ async def set_scene(database: Any) -> None:
         await database.execute("delete from sessions")
         await database.execute("delete from attempts")
         await database.execute("delete from user_preferences")
+        return await set_out_money(database, proposer=TESS)
 
 
 async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None, UUID | None]]:
@@ -171,9 +178,10 @@ class Scene:
     fingerprints: str
     tokens: Tokens
     signed_in: dict[str, tuple[str | None, UUID | None]] = field(default_factory=dict)
+    things: dict[str, Any] = field(default_factory=dict)
 
     async def begin(self) -> None:
-        await set_scene(self.database)
+        self.things = await set_scene(self.database)
         self.signed_in = await sign_in_all(self.live, self.tokens)
 
     async def fingerprint(self) -> dict[str, Any]:
@@ -201,10 +209,13 @@ class Scene:
     def thing(self, route: str, name: str, caller: Caller | None) -> Any:
         if name == "session_id":
             return self.signed_in[caller.name if caller else "carl, customer"][1] or ABSENT
-        if name == "user_id" and STATED[route] in ONLY_ONES_OWN:
-            actor = caller.actor if caller else None
+        actor = caller.actor if caller else None
+        theirs = STATED[route] in ONLY_ONES_OWN or (
+            STATED[route].startswith(AND_STAFF) and actor and actor.kind is Kind.CUSTOMER
+        )
+        if name == "user_id" and theirs:
             return actor.id if actor else CARL.id
-        things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS}
+        things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS, **self.things}
         return IVAN if route.endswith("/invitation") else things[name]
 
 
@@ -218,5 +229,6 @@ async def opened(**given: Any) -> AsyncIterator[Scene]:
     async with live.api() as api:
         yield Scene(live, api, database, query, Tokens(settings.secret_keys))
     await database.close()
+    await live.app.state.till.close()
     await live.database.close()
     await databases.discard(url)

@@ -114,7 +114,8 @@ def types_of(schema: dict[str, Any]) -> set[str]:
     """The JSON types that a field takes; none are stated where it takes any."""
     schema = resolved(schema)
     options = schema.get("anyOf") or schema.get("oneOf") or []
-    return {schema["type"]} if "type" in schema else set().union(*map(types_of, options))
+    types = {schema["type"]} if "type" in schema else set().union(*map(types_of, options))
+    return types | {"integer"} if "number" in types else types
 
 
 def with_value(route: str, name: str, text: str) -> bytes:
@@ -211,8 +212,11 @@ def json_type(text: str) -> str:
 @pytest.mark.parametrize("route", WITH_BODY)
 async def test_every_body_that_is_none(scene: Scene, route: str) -> None:
     attempt = await Attempt(scene, route).begin()
+    may_be_left_out = not OPERATIONS[route]["requestBody"].get("required", False)
     for what, body in BODIES_THAT_ARE_NONE.items():
         answer = await attempt.send(what, body)
+        if may_be_left_out and what in ("nothing", "null"):
+            continue
         assert answer.status_code == 422, f"{what}: {answer.text}"
     whole = json.dumps(BODIES[route]).encode()
     as_form = await attempt.send("as a form", whole, **{"Content-Type": "multipart/form-data"})
@@ -228,8 +232,8 @@ async def test_a_field_that_is_sent_twice(scene: Scene, route: str) -> None:
     for name in BODIES[route]:
         good = json.dumps({name: BODIES[route][name]})[1:-1].encode()
         twice = b"{" + good + b", " + with_value(route, name, "[[7]]")[1:]
-        if name == "value":
-            continue  # of a setting: any type may be right
+        if name in ("value", "charges"):
+            continue  # of a setting any type may be right; of many charges each has its own answer
         answer = await attempt.send(f"{name} twice", twice)
         assert answer.status_code == 422, f"{name}: {answer.text}"
 

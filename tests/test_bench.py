@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,21 @@ from itertools import islice
 from threading import Thread
 from typing import Any
 
+import asyncpg
 import pytest
 from bench import __main__ as command
-from bench import crowded, harness, identify, knock, load
+from bench import books, charges_http, crowded, harness, identify, knock, load, procedure
+from bench.books import Charges
 from bench.harness import Claim, Contender, Report
-from bench.load import Ask, Job, WrongAnswer
-from bench.programs import ROOT
+from bench.load import NEW_KEY, Ask, Job, WrongAnswer
+from bench.programs import ROOT, BenchFailed, Program
+from sqlalchemy.engine import make_url
+
+from bursar.core.database import WORKER
+from bursar.wallets import ledger, service
+from bursar.wallets.verification import verify
+from tests import databases
+from tests.conftest import Live
 
 
 def compare(own: list[float], peer: list[float], *claims: Claim) -> Report:
@@ -134,6 +144,17 @@ def test_the_generator_refuses_wrong_answers(path: str) -> None:
         load.run(Job(port, [Ask(path, "good")], clients=2, seconds=5))
 
 
+def test_a_key_is_sent_once_and_the_length_is_that_of_what_is_sent() -> None:
+    ask = Ask("/charges", "ok", {"Idempotency-Key": NEW_KEY}, "POST", f'["{NEW_KEY}","{NEW_KEY}"]')
+    sent = [load.with_keys(ask.wire()).decode() for _ in range(2)]
+    keys: set[str] = set()
+    for head, _, body in (each.partition("\r\n\r\n") for each in sent):
+        assert head.startswith("POST /charges HTTP/1.1\r\n")
+        assert f"Content-Length: {len(body)}" in head
+        keys |= {*json.loads(body), head.partition("Idempotency-Key: ")[2][:36]}
+    assert len(keys) == 6
+
+
 def test_an_entry_that_does_not_exist_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["speed"])
@@ -173,6 +194,55 @@ def test_what_is_added_is_the_difference_of_each_pair() -> None:
     added = identify.difference("added", more, less)
     assert added.rounds == (2, 3)
     assert not identify.verdict(added).reached
+
+
+async def test_books_that_are_written_by_sets_are_as_if_posted(
+    live_db: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "SEVERAL", 0)
+    server = make_url(os.environ[databases.ADMIN])
+    url = server.set(database=make_url(live_db.url).database).render_as_string(hide_password=False)
+    connection = await asyncpg.connect(url)
+    try:
+        indexes = await connection.fetch(ALL_INDEXES)
+        await books.make(url, Charges(hot=30, crowd=200, wallets=50))
+        assert await connection.fetch(ALL_INDEXES) == indexes
+        hot = await connection.fetchval("select id from users where email like 'hot-%'")
+        legs = (ledger.transfer(ledger.user(hot), "revenue", 1, kind="charge"),)
+        async with live_db.database.transaction(WORKER) as db:
+            done = await service.post(db, ledger.Request("test", "one more", legs))
+        report = await verify(connection)
+    finally:
+        await connection.close()
+    assert report.ok, report.findings
+    assert report.transfers == 51 + 30 + 200 + 1
+    assert done.legs[0].balance == books.FUNDS - 30 * books.AMOUNT - 1
+
+
+ALL_INDEXES = """
+  select indexrelid::regclass::text as name, pg_get_indexdef(indexrelid), indisunique,
+    (select contype from pg_constraint where conindid = indexrelid and contype in ('u', 'p'))
+  from pg_index where indrelid in ('operations'::regclass, 'transfers'::regclass) order by name
+"""
+
+
+@pytest.mark.parametrize(("written", "right"), [(9, False), (10, True), (14, True), (15, False)])
+def test_charges_that_are_not_in_the_ledger_are_not_praised(written: int, right: bool) -> None:
+    charging = charges_http.Charging("", Program([], folder=ROOT), [], 4, answered=10, unheard=4)
+    if right:
+        charges_http.compare(written, [charging])
+    else:
+        with pytest.raises(BenchFailed, match="10 charges were answered"):
+            charges_http.compare(written, [charging])
+
+
+def test_what_pgbench_says_is_read() -> None:
+    said = (
+        "number of failed transactions: 0 (0.000%)\ntps = 295.5 (without initial connection time)"
+    )
+    assert procedure.charges_per_second(said) == 295.5
+    with pytest.raises(BenchFailed):
+        procedure.charges_per_second(said.replace(": 0", ": 3"))
 
 
 def test_the_read_is_measured_beside_its_peers() -> None:

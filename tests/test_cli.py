@@ -20,6 +20,7 @@ from tests.programs import MYSELF, ORDINARY, SECRET, Run, bursar, new_folder, re
 
 COMMANDS = [
     *[(), ("serve",), ("worker",), ("migrate",), ("demo",), ("doctor",), ("openapi",), ("psql",)],
+    *[("verify",), ("export",), ("export", "beancount")],
     *[("jobs",), ("jobs", "list"), ("jobs", "retry"), ("staff",), ("staff", "token")],
     *[("staff", "create"), ("staff", "list"), ("audit",), ("audit", "verify")],
     *[("events",), ("events", "list"), ("events", "skip"), ("import",), ("import", "users")],

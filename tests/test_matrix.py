@@ -14,9 +14,9 @@ from fastapi.routing import iter_route_contexts
 from bursar.app import create_app
 from bursar.auth.actor import Kind
 from tests import databases, matrix
-from tests.matrix import CALLERS, METRICS, ONLY_ONES_OWN, STATED, Caller, Refusal
+from tests.matrix import AND_STAFF, CALLERS, METRICS, ONLY_ONES_OWN, STATED, Caller, Refusal
 from tests.scene import BODIES, Scene, opened
-from tests.world import DORA, OLIVIA
+from tests.world import CARL, DORA, OLIVIA
 
 METRICS_TOKEN = "a token that only the collector knows"
 
@@ -121,21 +121,26 @@ async def test_who_may_is_let_in(scene: Scene, route: str) -> None:
     assert route in NEEDS_MORE or min(statuses) < 400, f"nobody got through: {statuses}"
 
 
-@pytest.mark.parametrize(
-    "route", [r for r in ROUTES if STATED.get(r) in ONLY_ONES_OWN and "{" in r]
-)
+def has_an_owner(route: str) -> bool:
+    words = STATED.get(route, "")
+    return "{" in route and (words in ONLY_ONES_OWN or words.startswith(AND_STAFF))
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if has_an_owner(r)])
 async def test_what_belongs_to_somebody_else_is_not_found(scene: Scene, route: str) -> None:
     """With the very answer that an id gets which nobody has, so that nobody learns that it is."""
     await scene.begin()
     untouched = await scene.fingerprint()
     absent = scene.path(route, None, absent=True)
     for caller in let_in(route):
+        if STATED[route].startswith(AND_STAFF) and caller.actor not in (CARL, DORA):
+            continue  # staff may look at anybody's
         for owner in CALLERS:
             if owner.actor is None or owner.actor.id == (caller.actor and caller.actor.id):
                 continue
             path = scene.path(route, owner)
-            if path == absent:
-                continue  # the operator has no session
+            if path in (absent, scene.path(route, caller)):
+                continue  # the operator has no session, and staff no wallet
             foreign = await scene.call(route, caller, path)
             unknown = await scene.call(route, caller, absent)
             assert foreign.status_code == 404, f"{caller.name} at {owner.name}: {foreign.text}"

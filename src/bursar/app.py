@@ -35,16 +35,29 @@ from bursar.core.limits import Limits
 from bursar.core.notices import Notices
 from bursar.core.seal import Seal
 from bursar.core.settings import Settings
+from bursar.rewards import admin as rewards_admin
+from bursar.rewards import api as rewards_api
 from bursar.system import admin as system_admin
 from bursar.system import api as system
+from bursar.wallets import admin as wallets_admin
+from bursar.wallets import api as wallets_api
+from bursar.wallets.till import Till
 
-CUSTOMER_ROUTERS = (customer_door.router, oidc_api.router, accounts_api.router)
+CUSTOMER_ROUTERS = (
+    customer_door.router,
+    oidc_api.router,
+    accounts_api.router,
+    wallets_api.router,
+    rewards_api.router,
+)
 STAFF_ROUTERS = (
     staff_door.router,
     oidc_api.staff_router,
     staff_admin.router,
     accounts_admin.router,
     audit_admin.router,
+    wallets_admin.router,
+    rewards_admin.router,
     system_admin.router,
 )
 
@@ -73,6 +86,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     app.state.notices = Notices(app.state.database)
     app.state.endings = Endings(app.state.database)
     app.state.endings.watch(app.state.notices)
+    app.state.till = Till(app.state.database)
     install_middleware(app, settings)
     install_routes(app)
     know_routes(app)
@@ -84,6 +98,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with app.state.notices.listening():
         yield
+    await app.state.till.close()
     await app.state.database.close()
 
 

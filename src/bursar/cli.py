@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bursar.commands import audit, events, import_users, jobs, mail, staff
+from bursar.commands import audit, books, events, import_users, jobs, mail, staff
 from bursar.commands.options import Data, Json, Yes
 from bursar.core.errors import BursarError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(audit.app, name="audit")
 app.add_typer(events.app, name="events")
+app.add_typer(books.app, name="export")
 app.add_typer(import_users.app, name="import")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(mail.app, name="mail")
@@ -105,6 +106,9 @@ def psql(context: typer.Context, data: Data = None) -> None:
     from bursar.commands import database as command
 
     command.run_psql(data=data, arguments=context.args)
+
+
+app.command()(books.verify)
 
 
 def main() -> None:

@@ -3,7 +3,12 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import joining, queries, sign_in
@@ -14,10 +19,15 @@ from bursar.auth.actor import Kind, Origin, operator
 from bursar.auth.door import Door
 from bursar.auth.permissions import StaffRole
 from bursar.auth.tokens import Tokens
-from bursar.core.database import Database
+from bursar.core import money
+from bursar.core.database import WORKER, Database
 from bursar.core.settings import Settings
 from bursar.system import queries as system_queries
 from bursar.system import service as system
+from bursar.wallets import ledger
+from bursar.wallets import service as wallets
+from bursar.wallets.ledger import Request
+from bursar.wallets.models import Operation
 
 SETTINGS = {"company_name": "Tern & Tide Roasters", "support_email": "help@ternandtide.example"}
 
@@ -65,7 +75,14 @@ async def load(database: Database) -> dict[str, int]:
         await change_settings(db)
     async with door.transaction() as db:
         await add_customers(db, await passwords.hash(password(database.settings)))
-    return {"settings": len(SETTINGS), "staff": len(STAFF), "customers": len(CUSTOMERS)}
+    async with database.transaction(WORKER) as db:
+        transfers = await move_money(db)
+    return {
+        "settings": len(SETTINGS),
+        "staff": len(STAFF),
+        "customers": len(CUSTOMERS),
+        "transfers": transfers,
+    }
 
 
 async def add_staff(door: Door) -> None:
@@ -92,3 +109,57 @@ async def add_customers(db: AsyncSession, hashed: str) -> None:
             if email == CUSTOMER:
                 held = await sign_in.held(db, Kind.CUSTOMER, user.id)
                 held.password_hash = hashed
+
+
+PURCHASES = (  # what, for how much in dollars, how many days ago
+    ("beans", "24.50", 27),
+    ("classes", "60.00", 24),
+    ("api", "0.004275", 20),
+    ("beans", "18.00", 16),
+    ("equipment", "39.90", 11),
+    ("api", "0.019800", 6),
+    ("beans", "24.50", 2),
+)
+FUNDS = Decimal("250.00")
+SCALE = 6  # of dollars
+
+
+async def move_money(db: AsyncSession) -> int:
+    """A month of purchases, all of them or none, so that a second time finds them there."""
+    now = datetime.now(UTC)
+    requests = []
+    for place, (email, *_, status) in enumerate(CUSTOMERS):
+        customer = await queries.by_email(db, Kind.CUSTOMER, email)
+        if customer is not None and status == Status.ACTIVE:
+            requests += purchases(customer.id, PURCHASES[place % 3 :], now)
+    known = select(func.count()).where(Operation.scope == "demo")
+    if not await db.scalar(known):
+        await wallets.post_all(db, requests)
+    return len(requests)
+
+
+def purchases(
+    customer: UUID, bought: Sequence[tuple[str, str, int]], now: datetime
+) -> list[Request]:
+    wallet = ledger.user(customer)
+    legs = [
+        ledger.transfer(
+            "clearing",
+            wallet,
+            money.minor(FUNDS, SCALE),
+            kind="funding",
+            effective_at=now - timedelta(days=28),
+        )
+    ]
+    legs += [
+        ledger.transfer(
+            wallet,
+            "revenue",
+            money.minor(Decimal(price), SCALE),
+            kind="charge",
+            category=what,
+            effective_at=now - timedelta(days=days_ago),
+        )
+        for what, price, days_ago in bought
+    ]
+    return [Request("demo", f"{customer}:{n}", (leg,)) for n, leg in enumerate(legs)]

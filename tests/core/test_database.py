@@ -124,7 +124,7 @@ async def test_every_table_is_locked_and_every_function_pinned(live_db: Live) ->
         )
         unpinned = await owner.fetch(
             """select proname from pg_proc where pronamespace = 'public'::regnamespace
-               and prosecdef and coalesce(proconfig, '{}') <>
+               and prosecdef and not coalesce(proconfig, '{}') @>
                    array['search_path=pg_catalog, public, pg_temp']"""
         )
         careless = await owner.fetch(

@@ -10,8 +10,12 @@ from bursar.auth.actor import Actor
 from bursar.auth.guard import customer, staff
 from bursar.auth.permissions import Permission
 from bursar.core.database_errors import DatabaseBusy
+from bursar.core.errors import InvalidInput
 from bursar.core.hot import ShortWays, hot
+from bursar.core.hot import read as hot_read
 from bursar.core.hot_pool import HotPool
+from bursar.core.idempotency import own_key
+from bursar.core.wire import Wire
 
 WRITE = staff(Permission.SETTINGS_WRITE)
 
@@ -28,6 +32,21 @@ async def with_more(
     request: Request, actor: Annotated[Actor, customer], name: str, page: int = 1
 ) -> Response:
     return Response(name)
+
+
+class Name(Wire):
+    """Somebody's name."""
+
+    name: str
+
+
+async def with_body(request: Request, actor: Annotated[Actor, customer], name: Name) -> Response:
+    return Response(name.name)
+
+
+@own_key
+async def kept_body(request: Request, actor: Annotated[Actor, customer], name: Name) -> Response:
+    return Response(name.name)
 
 
 async def nobody() -> None:
@@ -60,15 +79,59 @@ def test_a_plain_route_is_taken() -> None:
         lambda: application(without_guard),
         lambda: application(with_more),
         lambda: application(plain, method="POST"),
+        lambda: application(with_body, path="/", method="POST"),
+        lambda: application(with_body, path="/"),
+        lambda: application(own_key(with_more), method="POST"),
         lambda: application(plain, path="/{name:path}"),
         lambda: application(plain, dependencies=[WRITE]),
         lambda: application(plain, dependencies=[Depends(nobody)]),
     ],
-    ids=["no guard", "a query", "a POST", "a convertor", "a router's guard", "a dependency"],
+    ids=[
+        "no guard",
+        "a query",
+        "a POST",
+        "a POST whose key nobody keeps",
+        "a GET with a body",
+        "a POST with a query",
+        "a convertor",
+        "a router's guard",
+        "a dependency",
+    ],
 )
 def test_what_the_short_way_would_skip_is_refused_when_the_application_is_built(app: Any) -> None:
     with pytest.raises(TypeError, match="the hot route"):
         ShortWays().collect(app())
+
+
+def post(content: bytes, **headers: str) -> Request:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "headers": raw}, receive)
+
+
+async def test_a_post_that_keeps_its_key_reads_its_body_as_the_long_way_would() -> None:
+    ways = ShortWays()
+    ways.collect(application(kept_body, path="/", method="POST"))
+    found = ways.match("POST", "/")
+    assert found
+    assert ways.match("GET", "/") is None
+    assert found[0].body == ("name", Name)
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "application/ld+json"):
+        read = await hot_read(post(b'{"name": "Carl"}', content_type=kind), Name)
+        assert read == Name(name="Carl")
+    for content, kind, pointer in (
+        (b'{"name": 7}', "application/json", "/name"),
+        (b"{}", "application/json", "/name"),
+        (b'{"name": "Carl"', "application/json", ""),
+        (b'{"name": "Carl"}', "text/plain", ""),
+        (b'{"name": "Carl"}', "application/jsonp", ""),
+        (b"", "application/json", ""),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            await hot_read(post(content, content_type=kind), Name)
+        assert [each["pointer"] for each in refused.value.errors or ()] == [pointer], content
 
 
 def test_a_route_declared_before_is_served_before() -> None:

@@ -13,6 +13,7 @@ from tests.world import ADAM, ANNA, CARL, MARK, OLIVIA, SUE
 
 SETTINGS = "/api/v1/admin/settings"
 CHANGES = "/api/v1/admin/setting-changes"
+AS_JSON = {"Content-Type": "application/json"}
 
 
 async def test_a_setting_has_its_default_until_somebody_changes_it(live_db: Live) -> None:
@@ -24,6 +25,29 @@ async def test_a_setting_has_its_default_until_somebody_changes_it(live_db: Live
     assert changed.json() == {"status": "success", "settings": {"cache_ttl_seconds": 600}}
     assert (after["value"], after["version"], after["default"]) == (600, 1, 300)
     assert after["updatedBy"] == str(OLIVIA.id)
+
+
+async def test_a_decimal_is_written_as_it_is_read(live_db: Live) -> None:
+    """As a number with every digit, wherever it is shown: never as a text, which is refused."""
+    one = f"{SETTINGS}/transfer_limit"
+    exact = '{"value": 1234567.123456789012}'
+    async with live_db.api(OLIVIA) as api:
+        for sent in ("1000", "1234567.123456789012"):
+            put = await api.put(one, content=f'{{"value":{sent}}}', headers=AS_JSON)
+            read, listed, changes = [
+                await api.get(path) for path in (one, f"{SETTINGS}?search=transfer_limit", CHANGES)
+            ]
+            for shown in (put, read, listed):
+                assert f'"value":{sent},"default":1000,' in shown.text
+            assert f'"new":{sent},' in changes.text
+        many = await api.put(
+            SETTINGS, content=exact.replace("value", "transfer_limit"), headers=AS_JSON
+        )
+        again = await api.put(one, content=exact, headers=AS_JSON)
+        text = await api.put(one, json={"value": "1000"})
+    assert '"transfer_limit":1234567.123456789012}' in many.text
+    assert (again.status_code, again.json()["version"]) == (200, read.json()["version"])
+    assert (text.status_code, text.json()["code"]) == (422, "system.bad_value")
 
 
 async def test_all_or_nothing_and_every_mistake_at_once(live_db: Live) -> None:

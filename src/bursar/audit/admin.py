@@ -1,13 +1,12 @@
 """Staff look through the audit trail and take copies of it."""
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from bursar.audit import export, queries, service
 from bursar.audit.export import Format
@@ -20,30 +19,11 @@ from bursar.core.database import Db
 from bursar.core.errors import InvalidInput
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import Route
+from bursar.core.wire import Route, Time
 
 router = APIRouter(tags=["audit"], route_class=Route)
 
 READ = staff(Permission.AUDIT_READ)
-
-
-def in_utc(moment: datetime) -> datetime:
-    """A time without a zone, or a day, is one in UTC."""
-    try:
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:
-        raise ValueError("a time lies within the years 1 to 9999 in UTC") from None
-
-
-def begins_with_date(text: Any) -> Any:
-    """pydantic would take a bare number for seconds since 1970."""
-    if isinstance(text, str) and not DATE.match(text):
-        raise ValueError("a time begins with its date, as in 2026-11-21T08:00:00Z")
-    return text
-
-
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-Time = Annotated[datetime, BeforeValidator(begins_with_date), AfterValidator(in_utc)]
 
 
 STORABLE = r"^[^\x00]*$"

@@ -4,28 +4,23 @@ An export's memory is that of one piece, however long the file becomes, and no t
 open while a slow reader reads. Rows that are recorded after it has begun are not in it: it ends.
 """
 
-import csv
-import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
 from bursar.audit import queries
 from bursar.audit.models import AuditLog
 from bursar.audit.queries import Filters
-from bursar.core import exact
+from bursar.core import files
 from bursar.core.database import Claim, Database
+from bursar.core.files import MEDIA_TYPES, Format, begin, cell
 from bursar.core.wire import zulu
+
+__all__ = ["COLUMNS", "MEDIA_TYPES", "PIECE", "Format", "begin", "cell", "file_name", "stream"]
 
 PIECE = 500
 
-Format = Literal["csv", "jsonl"]
-MEDIA_TYPES: dict[Format, str] = {
-    "csv": "text/csv; charset=utf-8; header=present",
-    "jsonl": "application/jsonl",
-}
 COLUMNS = (
     "seq", "id", "occurredAt", "eventType", "actorKind", "actorId", "onBehalfOf", "impersonatorId",
     "targetType", "targetId", "before", "after", "address", "requestId",
@@ -33,19 +28,7 @@ COLUMNS = (
 
 
 def file_name(kind: Format, now: datetime) -> str:
-    return f"audit-logs-{now:%Y%m%dT%H%M%SZ}.{kind}"
-
-
-async def begin(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same, once its first piece is read: what fails there can still be told as an error."""
-    return go_on(await anext(pieces, b""), pieces)
-
-
-async def go_on(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for piece in pieces:
-        yield piece
+    return files.file_name("audit-logs", kind, now)
 
 
 async def stream(
@@ -53,14 +36,14 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """The whole file, oldest row first, of what was recorded before now."""
     filters = replace(filters, until=min(filters.until, now) if filters.until else now)
-    write = as_csv if kind == "csv" else as_lines
-    head = line(COLUMNS).encode() if kind == "csv" else b""
+    head = files.head(kind, COLUMNS)
     place = None
     while True:
         async with database.transaction(claim) as db:
             rows = await queries.after(db, filters, place, PIECE)
             seals = await queries.seals(db, rows)
-            piece = head + write([values(row, seals.get(row.id)) for row in rows])
+            listed = [values(row, seals.get(row.id)) for row in rows]
+            piece = head + files.written(kind, COLUMNS, listed)
         if piece:
             yield piece
         head = b""
@@ -80,30 +63,3 @@ def values(row: AuditLog, seq: int | None) -> Sequence[object]:
 
 def text(value: UUID | None) -> str | None:
     return str(value) if value else None
-
-
-def as_lines(rows: Sequence[Sequence[object]]) -> bytes:
-    return "".join(
-        f"{exact.dumps(dict(zip(COLUMNS, row, strict=True)))}\n" for row in rows
-    ).encode()
-
-
-def as_csv(rows: Sequence[Sequence[object]]) -> bytes:
-    return "".join(line(row) for row in rows).encode()
-
-
-def line(row: Sequence[object]) -> str:
-    written = io.StringIO()
-    csv.writer(written).writerow([cell(value) for value in row])
-    return written.getvalue()
-
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-def cell(value: object) -> str:
-    """As text that no spreadsheet takes for a formula."""
-    if value is None:
-        return ""
-    written = exact.dumps(value) if isinstance(value, dict) else str(value)
-    return f"'{written}" if written.startswith(FORMULA) else written

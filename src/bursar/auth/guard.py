@@ -116,7 +116,7 @@ class Guard(SecurityBase):
             raise challenge(request.state.bad_token)
         if actor.kind not in self.kinds:
             raise NotAllowed(f"This is for {' and '.join(self.kinds)} only.")
-        if self.permission and not actor.may(self.permission):
+        if self.permission and actor.kind is Kind.STAFF and not actor.may(self.permission):
             raise NotAllowed(f"This needs the permission {self.permission}.")
         if actor.scope is not Scope.FULL or actor.impersonator:
             self.narrow(actor, request.scope.get("method", "GET"))
@@ -151,6 +151,11 @@ class Everyone:
 def staff(permission: Permission) -> Any:
     """For staff with this permission."""
     return Depends(Guard(Kind.STAFF, permission=permission))
+
+
+def customer_or_staff(permission: Permission) -> Any:
+    """For customers, about what is theirs, and for staff with this permission, about anybody's."""
+    return Depends(Guard(Kind.CUSTOMER, Kind.STAFF, permission=permission))
 
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))

@@ -14,6 +14,8 @@ class Permission(StrEnum):
 
     AUDIT_READ = "audit.read"
     HEALTH_READ = "health.read"
+    LEDGER_READ = "ledger.read"  # the books of the whole company
+    REWARDS_WRITE = "rewards.write"
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"
     STAFF_READ = "staff.read"
@@ -22,6 +24,10 @@ class Permission(StrEnum):
     USERS_WRITE = "users.write"
     USERS_IMPERSONATE = "users.impersonate"  # to look, as the customer sees it
     USERS_ACT_AS = "users.act_as"  # also to change what the customer could change
+    WALLETS_READ = "wallets.read"
+    WALLETS_CHARGE = "wallets.charge"  # charge and hold, as a service of the business does
+    WALLETS_FUND = "wallets.fund"
+    WALLETS_ADJUST = "wallets.adjust"  # correct, reverse, freeze
 
 
 class StaffRole(StrEnum):
@@ -46,10 +52,19 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.USERS_READ,
             Permission.USERS_WRITE,
             Permission.USERS_IMPERSONATE,
+            Permission.WALLETS_READ,
         }
     ),
     StaffRole.ANALYST: frozenset(
-        {Permission.HEALTH_READ, Permission.SETTINGS_READ, Permission.USERS_READ}
+        {
+            Permission.HEALTH_READ,
+            Permission.LEDGER_READ,
+            Permission.SETTINGS_READ,
+            Permission.USERS_READ,
+            Permission.WALLETS_READ,
+        }
     ),
-    StaffRole.MARKETER: frozenset({Permission.SETTINGS_READ, Permission.USERS_READ}),
+    StaffRole.MARKETER: frozenset(
+        {Permission.REWARDS_WRITE, Permission.SETTINGS_READ, Permission.USERS_READ}
+    ),
 }

@@ -5,6 +5,14 @@ create or replace function current_subject() returns uuid
 language sql stable parallel safe
 return nullif(current_setting('request.jwt.claim.sub', true), '')::uuid;
 
+-- From PostgreSQL 18 on its own function makes time-ordered ids, four times as fast.
+do $$ begin
+  if current_setting('server_version_num')::integer >= 180000 then
+    execute 'create or replace function uuid7() returns uuid
+      language sql volatile parallel safe return uuidv7()';
+  end if;
+end $$;
+
 -- Keeps updated_at and version; a row's version is its ETag.
 create or replace function touch() returns trigger
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$

@@ -2,11 +2,13 @@
 
 A hot route is declared like any other and stands in the documents like any other. Only its calls go
 past FastAPI's machinery, which costs more than the work (bench/read.py). What it may ask for is
-little: the request, its Actor by a guard, and path parameters.
+little: the request, its Actor by a guard, path parameters, and a POST the model of its body.
 
     @router.get("/settings/{key}", response_model=SettingOut)
     @hot
     async def read_setting(request: Request, actor: Annotated[Actor, READ], key: str) -> Response:
+
+A hot POST keeps its Idempotency-Key itself (`@own_key`): nothing here would.
 """
 
 import inspect
@@ -20,11 +22,13 @@ from uuid import UUID
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Depends
 from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bursar.core import etag
 from bursar.core.errors import InvalidInput
-from bursar.core.problems import answer, recognise
+from bursar.core.problems import answer, from_validation, recognise
+from bursar.core.wire import exact_json
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 Guard = Callable[[Request], Awaitable[Any]]
@@ -46,6 +50,7 @@ class ShortRoute:
     guard: Guard
     actor_name: str
     parsers: tuple[tuple[str, Callable[[str], Any]], ...]
+    body: tuple[str, type[BaseModel]] | None = None
 
     async def __call__(self, request: Request, values: tuple[str, ...]) -> Response:
         arguments = {self.actor_name: await self.guard(request)}
@@ -54,7 +59,25 @@ class ShortRoute:
                 arguments[name] = parse(value)
             except ValueError:
                 raise InvalidInput.at(f"path {name}", f"This is no {parse.__name__}.") from None
+        if self.body:
+            name, model = self.body
+            arguments[name] = await read(request, model)
         return await self.endpoint(request=request, **arguments)
+
+
+IS_JSON = re.compile(r"application/(json|[^;\s]+\+json)\s*(;|$)", re.IGNORECASE)
+
+
+async def read(request: Request, model: type[BaseModel]) -> BaseModel:
+    """The body in its model, or all that is wrong with it, as FastAPI would say it."""
+    raw = await request.body()
+    is_json = IS_JSON.match(request.headers.get("content-type", ""))
+    value = exact_json(raw) if is_json and raw else raw
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise from_validation({**each, "loc": ("body", *each["loc"])} for each in found) from None
 
 
 class ShortWays:
@@ -111,8 +134,9 @@ def overlap(one: str | None, other: str | None) -> bool:
 def short_route(context: Any) -> ShortRoute:
     """Works out a call, or refuses the route when the application is built."""
     path = context.path_format
-    if context.methods != {"GET"}:
-        raise TypeError(f"the hot route {path} must be a GET: the others need more than their call")
+    keeps_key = context.methods == {"POST"} and getattr(context.endpoint, "own_key", False)
+    if context.methods != {"GET"} and not keeps_key:
+        raise TypeError(f"the hot route {path} must be a GET, or a POST that keeps its own key")
     hints = get_type_hints(context.endpoint, include_extras=True)
     guards = {
         name: cast("Guard", marker.dependency)
@@ -126,10 +150,16 @@ def short_route(context: Any) -> ShortRoute:
     [(actor_name, guard)] = guards.items()
     names = re.findall(r"{(\w+)}", path)
     expected = set(inspect.signature(context.endpoint).parameters) - {"request", actor_name}
+    body = next(((name, hints[name]) for name in expected if is_model(hints[name])), None)
+    expected -= {body[0]} if body and keeps_key else set()
     if expected != set(names) or re.search(r"{\w+:", context.path):
         raise TypeError(f"the hot route {path} may only take plain path parameters")
     parsers = tuple((name, PARSERS[hints[name]]) for name in names)
-    return ShortRoute(path, context.endpoint, guard, actor_name, parsers)
+    return ShortRoute(path, context.endpoint, guard, actor_name, parsers, body)
+
+
+def is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def is_guard(*calls: Any) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import Request, Response
 from sqlalchemy import Connection, LargeBinary, SmallInteger, event, func, select, text
@@ -29,6 +29,7 @@ NOBODY = "nobody"  # who signs up is nobody yet; the request itself, password an
 SHAPE = re.compile(r"[\x21-\x7e]{1,255}")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 KEPT_HEADERS = ("content-type", "location", "etag")
+REPLAYED = {"Idempotent-Replayed": "true"}  # of an answer that was given before
 
 
 class IdempotencyKey(Base):
@@ -48,6 +49,16 @@ class IdempotencyKey(Base):
 
 class BadKey(BursarError, status=422, code="idempotency.bad_key"):
     """An Idempotency-Key has 1 to 255 visible ASCII characters."""
+
+
+def operation_key(request: Request) -> str:
+    """The caller's Idempotency-Key, or one that nobody has used."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return str(uuid4())
+    if not SHAPE.fullmatch(key):
+        raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
+    return key
 
 
 class KeyReused(BursarError, status=422, code="idempotency.key_reused"):
@@ -70,9 +81,7 @@ async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) 
 
     The route's guards have let the caller through: a stored answer too is only for who may ask.
     """
-    key = request.headers["idempotency-key"]
-    if not SHAPE.fullmatch(key):
-        raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
+    key = operation_key(request)
     state = request.state
     subject = state.claim.subject or (NOBODY if state.claim.role is Role.DOOR else None)
     if not subject:
@@ -145,7 +154,7 @@ def replay(stored: Stored, content: bytes, seal: Seal) -> Response:
         raise KeyReused(
             "This Idempotency-Key was used before with another request; take a new one."
         )
-    headers = {**stored.headers, "Idempotent-Replayed": "true"}
+    headers = {**stored.headers, **REPLAYED}
     return Response(seal.open(stored.body), status_code=stored.status, headers=headers)
 
 

@@ -40,6 +40,11 @@ SQL_FILES = (  # lower domains first
     "audit/database.sql",
     "system/database.sql",
     "accounts/database.sql",
+    "wallets/guards.sql",
+    "wallets/posting.sql",
+    "wallets/moments.sql",
+    "wallets/database.sql",
+    "rewards/database.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

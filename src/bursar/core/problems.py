@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from bursar.core import exact
 from bursar.core.database_errors import SQL_ERRORS, translate
 from bursar.core.errors import BursarError, InvalidInput, NotFound
 
@@ -141,11 +143,15 @@ def answer(error: BursarError, request_id: str) -> Response:
     if error.errors is not None:
         document["errors"] = error.errors[:MOST_ERRORS]
     return Response(
-        orjson.dumps(document, default=str),
+        orjson.dumps(document, default=exactly),
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers=error.headers,
     )
+
+
+def exactly(value: Any) -> Any:
+    return exact.as_number(value) if isinstance(value, Decimal) else str(value)
 
 
 def documented(*errors: type[BursarError]) -> dict[int | str, dict[str, Any]]:

@@ -1,13 +1,18 @@
-"""What all bodies share: snake_case for customers, camelCase for staff, either one on input."""
+"""What all bodies share: snake_case for customers, camelCase for staff, either one on input.
+
+Numbers are exact both ways: a Decimal comes in as a number and goes out as one, with its digits.
+"""
 
 import json
 import re
 import unicodedata
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import wraps
 from typing import Annotated, Any
 
+import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import (
@@ -15,15 +20,20 @@ from pydantic import (
     AliasChoices,
     AliasGenerator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     PlainSerializer,
+    TypeAdapter,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import to_jsonable_python
 
 from bursar.core import etag, idempotency
 from bursar.core.database import Claim, Role
 from bursar.core.errors import InvalidInput
+from bursar.core.exact import as_number
 
 JSON = "application/json"
 
@@ -72,6 +82,60 @@ Moment = Annotated[datetime, PlainSerializer(zulu, when_used="json")]
 """A time on the wire: UTC, ISO 8601, with Z."""
 
 
+def begins_with_date(value: Any) -> Any:
+    """pydantic would take a bare number for seconds since 1970."""
+    if isinstance(value, date) or (isinstance(value, str) and DATE.match(value)):
+        return value
+    raise ValueError("a time begins with its date, as in 2026-11-21T08:00:00Z")
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A time without a zone, or a day, is one in UTC."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("a time lies within the years 1 to 9999 in UTC") from None
+
+
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+Time = Annotated[datetime, BeforeValidator(begins_with_date), AfterValidator(in_utc)]
+"""A time that somebody says, in a body or in a query."""
+
+
+def whole(value: Any) -> Any:
+    """JSON has one kind of number, and 600.0 is a whole one."""
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)
+    return value
+
+
+WHOLE = BeforeValidator(whole)
+"""Goes with a strict int, after its limits: a whole number in a body; true and "7" are none."""
+
+Money = Annotated[Decimal, WithJsonSchema({"type": "number"}, mode="serialization")]
+"""An exact amount in an answer."""
+
+
+def answer(
+    content: BaseModel | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """For routes that make their answer themselves: those that are hot, or answer once more."""
+    value = content.model_dump(by_alias=True) if isinstance(content, BaseModel) else content
+    return Response(as_json(value), status, headers, JSON)
+
+
+def as_json(value: Any) -> bytes:
+    return orjson.dumps(value, default=plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return zulu(value)
+    if isinstance(value, Decimal):
+        return as_number(value)
+    return to_jsonable_python(value)  # an id of the driver's own kind, an address, …
+
+
 TURNS_WRITING = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -89,9 +153,34 @@ Line = Annotated[str, AfterValidator(one_line)]
 
 
 class Route(APIRoute):
-    """Every route of Bursar: reads JSON exactly, honours Idempotency-Key and If-None-Match."""
+    """Every route of Bursar: JSON exact both ways, Idempotency-Key and If-None-Match honoured."""
 
     role: Role | None = None  # works as its caller, unless a kind of route says otherwise
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **about: Any) -> None:
+        is_hot = getattr(endpoint, "hot", False)
+        super().__init__(path, endpoint if is_hot else self.exactly(endpoint), **about)
+        self.answers: TypeAdapter[Any] = TypeAdapter(self.response_model)
+
+    def exactly(self, endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        """Answers what the endpoint returns; FastAPI itself would make a text of each Decimal."""
+
+        @wraps(endpoint)
+        async def call(**arguments: Any) -> Any:
+            found = await endpoint(**arguments)
+            if isinstance(found, Response) or self.response_model is None:
+                return found
+            said = next((a for a in arguments.values() if isinstance(a, Response)), None)
+            content = self.answers.validate_python(found, from_attributes=True)
+            response = Response(
+                as_json(self.answers.dump_python(content, by_alias=True)),
+                (said and said.status_code) or self.status_code or 200,
+                media_type=JSON,
+            )
+            response.headers.raw.extend(said.headers.raw if said else ())
+            return response
+
+        return call
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -7,7 +7,9 @@ from bursar.audit import models as audit
 from bursar.auth import models as auth
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.rewards import models as rewards
 from bursar.system import models as system
+from bursar.wallets import models as wallets
 
 DOMAINS = (
     idempotency,
@@ -16,6 +18,8 @@ DOMAINS = (
     audit,
     system,
     accounts,
+    wallets,
+    rewards,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata

@@ -15,7 +15,7 @@ from bursar.core.etag import IfMatch, PreconditionFailed
 from bursar.core.hot import hot
 from bursar.core.paging import PageQuery, of_list, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import JSON, Route
+from bursar.core.wire import Route, answer
 from bursar.system import health, queries, service
 from bursar.system.catalogue import CATALOGUE, BadValue
 from bursar.system.queries import UnknownSetting
@@ -83,8 +83,7 @@ async def list_setting_changes(db: Db, ask: Annotated[ChangesQuery, Query()]) ->
 async def read_setting(request: Request, actor: Annotated[Actor, READ], key: str) -> Response:
     """One setting; the ETag is its version."""
     view = await queries.setting(request.app.state.database, actor.claim, key)
-    body = SettingOut.model_validate(view).model_dump_json()
-    return Response(body, media_type=JSON, headers={"ETag": etag.of(view.version)})
+    return answer(SettingOut.model_validate(view), headers={"ETag": etag.of(view.version)})
 
 
 @router.put(
@@ -97,7 +96,7 @@ async def change_setting(
 ) -> SettingOut:
     """Sets one value; with If-Match only if it is still the version that you read."""
     await service.change_one(db, key, body.value, if_match=if_match)
-    return await answer(db, response, key)
+    return await changed(db, response, key)
 
 
 @router.delete(
@@ -110,10 +109,10 @@ async def put_back_setting(
 ) -> SettingOut:
     """Puts one setting back to its default."""
     await service.put_back(db, key, if_match=if_match)
-    return await answer(db, response, key)
+    return await changed(db, response, key)
 
 
-async def answer(db: Db, response: Response, key: str) -> SettingOut:
+async def changed(db: Db, response: Response, key: str) -> SettingOut:
     view = await queries.stored(db, key)
     response.headers["ETag"] = etag.of(view.version)
     return SettingOut.model_validate(view)

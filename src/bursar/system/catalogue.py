@@ -37,7 +37,10 @@ class Setting(Generic[T]):
     @cached_property
     def schema(self) -> dict[str, Any]:
         """The type and limits in JSON Schema, for forms and clients."""
-        return self.adapter.json_schema()
+        schema = self.adapter.json_schema()
+        if self.kind is Decimal:  # pydantic would take its digits as a text too; parse() does not
+            return next(each for each in schema["anyOf"] if each["type"] == "number")
+        return schema
 
     def parse(self, value: Any, *, pointer: str | None = None) -> T:
         """The value in its type, or BadValue; JSON has one kind of number, and 600.0 is whole."""

@@ -1,0 +1,132 @@
+"""Charges per second: 512 callers at the till of one process, beside pgbench without any till.
+
+Both stand on the same PostgreSQL, with fsync, and take turns. The till does all that Bursar does:
+two sides, a key for ever, the chain's triggers, the audit trail. The peer calls one procedure per
+charge that locks the balance, looks at it, lowers it and writes a row (bench/peers/procedure.sql).
+One wallet that everybody charges, and ten thousand of which each charge takes any.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from bench import books, ground, harness, procedure
+from bench.books import CROWD, CROWD_SIZE, HOT, Charges
+from bench.harness import Claim, Contender, Figure, Plan, Report
+from bench.load import Outcome
+from bench.programs import ROOT, BenchFailed, clean_environment
+from bursar.core.embedded import Address, Embedded
+
+TITLE = "Charges by one process with 512 callers, and by pgbench with 64 clients"
+CALLERS = 512
+WARM_UP_SECONDS = 2.0
+TILL_HOT, DIRECT_HOT = "till, one wallet", "pgbench, one wallet"
+TILL_MANY, DIRECT_MANY = "till, 10,000 wallets", "pgbench, 10,000 wallets"
+SLOWEST_HOT = "till, one wallet, p99"
+CLAIMS = (
+    Claim(TILL_HOT, 20, at_least=True, peer=DIRECT_HOT),
+    Claim(TILL_HOT, 8_000, at_least=True),
+    Claim(TILL_MANY, 3, at_least=True, peer=DIRECT_MANY),
+)
+WAIT = Claim(SLOWEST_HOT, 100, at_least=False)
+
+
+def run(plan: Plan) -> Report:
+    with bank() as address:
+        hot, many = Callers(HOT, address), Callers(CROWD, address)
+        for each in (hot, many):
+            each.measure(0.3 if plan.quick else WARM_UP_SECONDS)
+            each.forget()
+        report = harness.run(
+            "charges",
+            TITLE,
+            "charges/s; waiting in ms",
+            [
+                Contender(TILL_HOT, hot.what, partial(hot.measure, plan.seconds)),
+                direct(DIRECT_HOT, address, 1, plan.seconds),
+                Contender(TILL_MANY, many.what, partial(many.measure, plan.seconds)),
+                direct(DIRECT_MANY, address, CROWD_SIZE, plan.seconds),
+            ],
+            CLAIMS,
+            plan.rounds,
+        )
+        return with_waiting(report, hot, many)
+
+
+@contextmanager
+def bank() -> Iterator[Address]:
+    """A server with one hot wallet and a crowd of others, and the peer's tables beside them."""
+    with ground.new_folder() as folder:
+        ground.prepare(folder / "data")
+        with Embedded(folder / "data", say=lambda _: None) as server:
+            asyncio.run(books.make(server.url("postgres"), Charges()))
+            asyncio.run(procedure.install(server.url()))
+            yield server.address
+
+
+def direct(name: str, address: Address, wallets: int, seconds: float) -> Contender:
+    what = f"one procedure call per charge, {procedure.CLIENTS} clients"
+    return Contender(name, what, partial(procedure.charge, address, wallets, seconds))
+
+
+@dataclass
+class Callers:
+    """A process with a till, and how long its callers waited so far."""
+
+    group: str
+    address: Address
+    outcomes: list[Outcome] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+
+    what = f"{CALLERS} callers, a process each round"
+
+    def measure(self, seconds: float) -> float:
+        job = {"group": self.group, "callers": CALLERS, "seconds": seconds}
+        place = {"DATABASE_URL": self.address.url("postgres")}
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.peers.callers"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=clean_environment() | ground.ENVIRONMENT | place,
+            timeout=seconds + 120,
+            check=False,
+        )
+        if done.returncode:
+            raise BenchFailed(f"bench.peers.callers: {done.stderr[-2000:]}")
+        answer = json.loads(done.stdout)
+        self.cpu_seconds += answer.pop("cpu_seconds")
+        self.outcomes.append(Outcome(**answer))
+        return self.outcomes[-1].per_second
+
+    def forget(self) -> None:
+        self.outcomes.clear()
+        self.cpu_seconds = 0.0
+
+    @property
+    def note(self) -> str:
+        charges = sum(outcome.requests for outcome in self.outcomes)
+        cost = self.cpu_seconds / charges * 1e6
+        slowest = max(outcome.p99_ms for outcome in self.outcomes)
+        middle = sorted(outcome.p50_ms for outcome in self.outcomes)[len(self.outcomes) // 2]
+        return (
+            f"till, {self.group}: {cost:.0f} µs of a core in the callers' process for each charge; "
+            f"p50 {middle:.1f} ms, p99 at most {slowest:.1f} ms"
+        )
+
+
+def with_waiting(report: Report, hot: Callers, many: Callers) -> Report:
+    waits = tuple(outcome.p99_ms for outcome in hot.outcomes)
+    figure = Figure(SLOWEST_HOT, "ms, from the call to the answer", waits)
+    return replace(
+        report,
+        figures=(*report.figures, figure),
+        verdicts=(*report.verdicts, harness.judge(WAIT, {SLOWEST_HOT: figure})),
+        notes=(hot.note, many.note),
+    )

@@ -1,0 +1,1 @@
+"""Points earned on what customers spend, tiers, and what points are redeemed for."""

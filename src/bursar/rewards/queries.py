@@ -1,0 +1,253 @@
+"""Reads of rewards: rules and tiers, where a customer stands, and the history of their points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts.queries import keeps_personal_data
+from bursar.core import paging
+from bursar.core.errors import NotFound
+from bursar.core.paging import Order, Page, PageQuery
+from bursar.rewards import rules as what_counts
+from bursar.rewards.models import RewardDay, RewardRule, RewardTier
+from bursar.system import queries as system
+from bursar.wallets.ledger import POINTS, USD
+from bursar.wallets.models import Account
+
+RULES = Order(
+    {"created_at": RewardRule.created_at, "name": RewardRule.name},
+    key=RewardRule.id,
+    default="-created_at",
+)
+TIERS = Order(
+    {"from_points": RewardTier.from_points, "name": RewardTier.name},
+    key=RewardTier.id,
+    default="from_points",
+)
+
+
+async def rules(db: AsyncSession) -> Sequence[RewardRule]:
+    """Those that are active; of customers' login roles the database shows no others anyway."""
+    query = select(RewardRule).where(RewardRule.active)
+    return (await db.scalars(query.order_by(RewardRule.created_at, RewardRule.id))).all()
+
+
+async def tiers(db: AsyncSession) -> Sequence[RewardTier]:
+    return (await db.scalars(select(RewardTier).order_by(RewardTier.from_points))).all()
+
+
+async def most_per_unit(db: AsyncSession) -> Decimal:
+    """The most points that may be given for a dollar, as staff have it set now."""
+    return what_counts.most_per_unit(
+        await system.value(db, what_counts.WORTH_AT_MOST),
+        await system.value(db, what_counts.POINTS_PER_USD),
+    )
+
+
+async def highest_rate(db: AsyncSession) -> Decimal:
+    """Of all rules that are not over, also of those that have not begun."""
+    over = RewardRule.ends_at <= func.now()
+    query = select(func.max(RewardRule.points_per_unit)).where(RewardRule.active, over.is_not(True))
+    return await db.scalar(query) or Decimal(0)
+
+
+async def highest_multiplier(db: AsyncSession) -> Decimal:
+    """Of all tiers; without a tier points are taken once."""
+    return max(Decimal(1), await db.scalar(select(func.max(RewardTier.multiplier))) or Decimal(0))
+
+
+async def rules_page(
+    db: AsyncSession, ask: PageQuery, *, active: bool | None = None
+) -> Page[RewardRule]:
+    query = select(RewardRule)
+    if active is not None:
+        query = query.where(RewardRule.active == active)
+    return await paging.fetch(db, query, ask, RULES)
+
+
+async def tiers_page(db: AsyncSession, ask: PageQuery) -> Page[RewardTier]:
+    return await paging.fetch(db, select(RewardTier), ask, TIERS)
+
+
+async def rule(db: AsyncSession, rule_id: UUID) -> RewardRule:
+    found = await db.get(RewardRule, rule_id)
+    if found is None:
+        raise NotFound("There is no such rule.")
+    return found
+
+
+async def tier(db: AsyncSession, tier_id: UUID) -> RewardTier:
+    found = await db.get(RewardTier, tier_id)
+    if found is None:
+        raise NotFound("There is no such tier.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Redeeming:
+    """What staff have set about redeeming."""
+
+    redeemable: bool
+    points_per_usd: int
+    at_least: int
+
+
+async def redeeming(db: AsyncSession) -> Redeeming:
+    return Redeeming(
+        await system.value(db, what_counts.REDEEMABLE),
+        await system.value(db, what_counts.POINTS_PER_USD),
+        await system.value(db, what_counts.LEAST_REDEEMED),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """The points that expire next, unless they are redeemed before."""
+
+    points: int
+    expires_on: date
+
+
+@dataclass(frozen=True, slots=True)
+class CustomersRewards:
+    """Where a customer stands."""
+
+    points_balance: int
+    points_available: int
+    points_this_year: int
+    tier: RewardTier | None
+    next_tier: RewardTier | None
+    expiring: Expiring | None
+    redeeming: Redeeming
+    worth: int  # in millionths of a dollar
+
+    @property
+    def points_to_next_tier(self) -> int | None:
+        return self.next_tier.from_points - self.points_this_year if self.next_tier else None
+
+
+async def rewards(db: AsyncSession, user_id: UUID) -> CustomersRewards:
+    """Of one customer; who has never earned a point stands at none."""
+    usd, points = await accounts(db, user_id)
+    balance = points.posted if points else 0
+    available = max(0, points.posted - points.held) if points else 0
+    this_year = await earned_this_year(db, usd)
+    all_tiers = await tiers(db)
+    conditions = await redeeming(db)
+    return CustomersRewards(
+        points_balance=balance,
+        points_available=available,
+        points_this_year=this_year,
+        tier=what_counts.tier_of(all_tiers, this_year),
+        next_tier=what_counts.tier_after(all_tiers, this_year),
+        expiring=await expiring(db, points) if points and balance > 0 else None,
+        redeeming=conditions,
+        worth=what_counts.worth(available, conditions.points_per_usd),
+    )
+
+
+async def accounts(db: AsyncSession, user_id: UUID) -> tuple[Account, Account | None]:
+    """A customer's wallet, and the one for points if they have one already."""
+    query = select(Account).where(Account.owner_id == user_id, Account.asset.in_((USD, POINTS)))
+    by_asset = {account.asset: account for account in await db.scalars(query)}
+    if USD not in by_asset:
+        raise NotFound("There is no such customer.")
+    return by_asset[USD], by_asset.get(POINTS)
+
+
+async def earned_this_year(db: AsyncSession, usd: Account) -> int:
+    """In the last 365 days; what counts for the tier."""
+    first = datetime.now(UTC).date() - what_counts.TIER_DAYS
+    query = select(func.coalesce(func.sum(RewardDay.earned), 0)).where(
+        RewardDay.account_id == usd.id, RewardDay.day > first
+    )
+    return max(0, int(await db.scalar(query) or 0))
+
+
+# First in, first out: of all that came in, the newest that make up the balance are still there.
+EXPIRING = text("""
+with lots as (
+  select amount, (posted_at at time zone 'UTC')::date as day, sum(amount) over (order by seq desc)
+    - amount as newer
+  from wallet_entries(:account, credits => true)
+)
+select day, sum(least(amount, :balance - newer))::bigint as points
+from lots where newer < :balance
+group by day order by day limit 1
+""")
+
+
+async def expiring(db: AsyncSession, points: Account) -> Expiring | None:
+    days = await system.value(db, what_counts.EXPIRE_AFTER_DAYS)
+    if days == 0:
+        return None
+    asked = {"account": points.id, "balance": points.posted}
+    oldest = (await db.execute(EXPIRING, asked)).one()
+    return Expiring(oldest.points, oldest.day + timedelta(days=days + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PointsEntry:
+    """A line of the history: points that came, or went (below zero)."""
+
+    id: UUID
+    seq: int
+    points: int
+    points_balance: int
+    kind: str
+    created_at: datetime
+
+
+ENTRIES = text("""
+select id, seq, amount, balance, kind, posted_at
+from wallet_entries(:account, until_seq => :until_seq, most => :most)
+""")
+ORDER = "-created_at"
+
+
+async def history(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[PointsEntry]:
+    """The newest first. Entries are numbered without gaps, so every page is found at once."""
+    _, points = await accounts(db, user_id)
+    total = points.seq if points else 0
+    offset, until = ask.start, total - ask.start
+    if ask.cursor:
+        offset, total, place = paging.unpack(ask.cursor, ORDER, places=1)
+        if type(place[0]) is not int or not 0 < place[0] < paging.MOST_ROWS:
+            raise paging.bad_cursor()
+        until = place[0] - 1
+    found = await entries(db, points.id, until, ask.size + 1) if points else []
+    items = found[: ask.size]
+    next_cursor = None
+    if len(found) > len(items):
+        next_cursor = paging.pack(ORDER, offset + len(items), total, [items[-1].seq])
+    return Page(items, total, ask.size, offset, next_cursor)
+
+
+async def entries(
+    db: AsyncSession, account_id: UUID, until_seq: int, most: int
+) -> list[PointsEntry]:
+    asked = {"account": account_id, "until_seq": until_seq, "most": most}
+    return [PointsEntry(*row) for row in await db.execute(ENTRIES, asked)]
+
+
+@keeps_personal_data("rewards")
+async def personal_data(db: AsyncSession, user_id: UUID) -> dict[str, Any]:
+    """The points of a customer, and the newest thousand lines of their history."""
+    standing = await rewards(db, user_id)
+    _, points = await accounts(db, user_id)
+    lines = await entries(db, points.id, points.seq, 1000) if points else []
+    return {
+        "points_balance": standing.points_balance,
+        "points_this_year": standing.points_this_year,
+        "tier": standing.tier.name if standing.tier else None,
+        "history": [
+            {"points": line.points, "kind": line.kind, "created_at": line.created_at}
+            for line in lines
+        ],
+    }

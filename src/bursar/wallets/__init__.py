@@ -1,0 +1,1 @@
+"""Prepaid wallets on a double-entry ledger: money moves here and nowhere else."""

@@ -1,0 +1,44 @@
+"""What accounts are kept in, and how many digits that has: written once, so it is read once."""
+
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.core.database import Claim, Database
+from bursar.wallets.ledger import SENTENCES, UnknownAsset
+from bursar.wallets.models import Asset
+
+SCALES: WeakKeyDictionary[Database, dict[str, int]] = WeakKeyDictionary()
+ASSETS = "select code, scale from assets where code = any($2)"
+
+
+async def asset(db: AsyncSession, code: str) -> Asset:
+    found = await db.get(Asset, code)
+    if found is None:
+        raise unknown()
+    return found
+
+
+async def scale(database: Database, claim: Claim, code: str) -> int:
+    """For the hot paths: asked of the database once in a process."""
+    known = SCALES.get(database)
+    if known is None or code not in known:
+        known = await scales(database, claim, (code,))
+    if code not in known:
+        raise unknown()
+    return known[code]
+
+
+async def scales(database: Database, claim: Claim, codes: Iterable[str]) -> dict[str, int]:
+    """Those that there are; an unknown one may be there the next time somebody asks."""
+    known = SCALES.setdefault(database, {})
+    wanted = set(codes) - known.keys()
+    if wanted:
+        rows = await database.fetch_all(claim, ASSETS, list(wanted))
+        known.update((row["code"], row["scale"]) for row in rows)
+    return known
+
+
+def unknown() -> UnknownAsset:
+    return UnknownAsset(SENTENCES[UnknownAsset])

@@ -1,0 +1,293 @@
+-- The ledger's tables for those who read them, and what plain SQL may do with money.
+
+call lock_down('assets');
+call lock_down('accounts');
+call lock_down('operations');
+call lock_down('holds');
+call lock_down('transfers');
+call write_once('assets');
+call write_once('operations');
+call write_once('transfers');
+
+grant select on assets to app_user, staff_user, worker_user, analytics_user;
+create policy everybody on assets for select using (true);
+grant insert (code, scale, kind) on assets to staff_user;
+create policy staff_adds on assets for insert to staff_user
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+-- A transfer's row has the balance of both sides in it, so customers see their side of it only:
+-- through wallet_entries() and the views.
+grant select on accounts, holds to app_user;
+create policy own on accounts for select to app_user
+  using (owner_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy own on holds for select to app_user
+  using (account_id in (select id from accounts));
+grant select on accounts, operations, holds, transfers to staff_user, worker_user;
+create policy staff on accounts for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff on operations for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff on holds for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff on transfers for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant update (status, overdraft) on accounts to staff_user;
+create policy staff_changes on accounts for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy worker on accounts for select to worker_user using (true);
+create policy worker on operations for select to worker_user using (true);
+create policy worker on holds for select to worker_user using (true);
+create policy worker on transfers for select to worker_user using (true);
+grant select on accounts to analytics_user;
+create policy analytics on accounts for select to analytics_user using (true);
+
+call lock_down('adjustments');
+grant select, insert (user_id, asset, amount, reason, proposed_by, state, operation_id, decided_at)
+  on adjustments to staff_user;
+grant update (state, decided_by, decided_at, operation_id) on adjustments to staff_user;
+create policy staff on adjustments to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+-- Who proposes and who decides is who asks, whatever the statement says.
+create or replace function decide_adjustment() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if tg_op = 'INSERT' then
+    if session_user = 'staff_user' then
+      new.proposed_by := current_subject();
+    end if;
+  elsif old.state <> 'proposed' then
+    if new.user_id is null and to_jsonb(new) - 'user_id' = to_jsonb(old) - 'user_id' then
+      return new;  -- the customer's row goes; what was decided stays
+    end if;
+    raise exception 'this adjustment is decided' using errcode = 'restrict_violation';
+  elsif session_user = 'staff_user' then
+    new.decided_by := current_subject();
+  end if;
+  return new;
+end $$;
+create or replace trigger decide before insert or update on adjustments
+  for each row execute function decide_adjustment();
+create or replace trigger refuse_removal before truncate on adjustments
+  for each statement execute function refuse_change();
+
+call lock_down('account_positions');
+grant select, insert, update on account_positions to worker_user;
+create policy following on account_positions to worker_user using (true) with check (true);
+grant select on account_positions to app_user, staff_user;
+create policy own on account_positions for select to app_user
+  using (account_id in (select id from accounts));
+create policy staff on account_positions for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call lock_down('wallet_days');
+grant select, insert, update on wallet_days to worker_user;
+create policy following on wallet_days to worker_user using (true) with check (true);
+grant select on wallet_days to app_user, staff_user, analytics_user;
+create policy own on wallet_days for select to app_user
+  using (account_id in (select id from accounts));
+create policy staff on wallet_days for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy analytics on wallet_days for select to analytics_user using (true);
+
+-- The company's own accounts in one asset: where money comes from and where it goes. They have no
+-- limit: money that came in from outside stands as a debt of the outside world in `clearing`.
+create or replace function open_company_accounts(asset_code text) returns void
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  insert into accounts (asset, purpose, shard, overdraft)
+  select asset_code, purpose, shard, null
+  from unnest(array['clearing', 'revenue', 'adjustments', 'exchange', 'rewards', 'fees', 'disputes'])
+    as purpose
+  cross join generate_series(0, 15) as shard
+  on conflict do nothing
+$$;
+
+create or replace function open_accounts_of_asset() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  perform open_company_accounts(new.code);
+  return null;
+end $$;
+create or replace trigger open_accounts after insert on assets
+  for each row execute function open_accounts_of_asset();
+insert into assets (code, scale, kind) values ('USD', 6, 'currency'), ('POINTS', 0, 'points')
+  on conflict do nothing;
+
+-- Whoever is a customer has a wallet in dollars, from the first moment on.
+create or replace function open_wallets() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  insert into accounts (owner_id, asset) select id, 'USD' from added order by id;
+  return null;
+end $$;
+create or replace trigger open_wallets after insert on users referencing new table as added
+  for each statement execute function open_wallets();
+insert into accounts (owner_id, asset)
+  select id, 'USD' from users
+  where not exists (select from accounts where owner_id = users.id and asset = 'USD');
+
+create or replace view user_balance with (security_invoker) as
+select owner_id as user_id,
+  round((posted::numeric + spent) / 10::numeric ^ scale, scale) as total,
+  round(spent / 10::numeric ^ scale, scale) as spent,
+  round((posted::numeric - held) / 10::numeric ^ scale, scale) as available,
+  round(held / 10::numeric ^ scale, scale) as held,
+  asset as currency, coalesce(moved_at, accounts.created_at) as updated_at
+from accounts join assets on assets.code = asset
+where owner_id is not null and kind = 'currency';
+
+create or replace view wallets with (security_invoker) as
+select accounts.id, owner_id as user_id, asset as currency,
+  round(posted / 10::numeric ^ scale, scale) as balance,
+  round((posted::numeric - held) / 10::numeric ^ scale, scale) as available,
+  round(held / 10::numeric ^ scale, scale) as held,
+  status, accounts.created_at, coalesce(moved_at, accounts.created_at) as updated_at
+from accounts join assets on assets.code = asset
+where purpose = 'wallet';
+
+create or replace view user_with_balance with (security_invoker) as
+select users.id, email, username, name, user_type, role, tier, users.status, is_active,
+  users.created_at, total, spent, available, held, currency
+from users left join user_balance on user_id = users.id and currency = 'USD';
+
+-- One side of an account's transfers, the newest first. Definer's rights, and a customer's login role
+-- sees its own accounts only. Each side has the limit too: an index gives its newest rows in order.
+create or replace function wallet_entries(
+  account uuid, until_seq bigint default null, after_seq bigint default null,
+  most integer default null, its_kind text default null, its_category text default null,
+  credits boolean default null
+) returns table (
+  id uuid, seq bigint, amount bigint, balance bigint, counterpart uuid, kind text, category text,
+  reverses uuid, hold_id uuid, operation_id uuid, posted_at timestamptz, effective_at timestamptz,
+  metadata jsonb
+)
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select side.* from (
+    (select id, debit_seq as seq, -amount as amount, debit_after, credit_id, kind, category, reverses,
+      hold_id, operation_id, posted_at, coalesce(effective_at, posted_at), metadata
+    from transfers
+    where debit_id = account and debit_seq <= coalesce(until_seq, 9223372036854775807)
+      and debit_seq > coalesce(after_seq, 0) and credits is not true
+      and (its_kind is null or kind = its_kind)
+      and (its_category is null or category = its_category)
+    order by debit_seq desc limit most)
+    union all
+    (select id, credit_seq, amount, credit_after, debit_id, kind, category, reverses,
+      hold_id, operation_id, posted_at, coalesce(effective_at, posted_at), metadata
+    from transfers
+    where credit_id = account and credit_seq <= coalesce(until_seq, 9223372036854775807)
+      and credit_seq > coalesce(after_seq, 0) and credits is not false
+      and (its_kind is null or kind = its_kind)
+      and (its_category is null or category = its_category)
+    order by credit_seq desc limit most)
+  ) as side
+  where may_see(account)
+  order by seq desc
+  limit most
+$$;
+
+create or replace view wallet_transactions with (security_invoker) as
+select entry.id, accounts.id as wallet_id, owner_id as user_id, entry.kind as type,
+  case when entry.amount < 0 then 'debit' else 'credit' end as direction,
+  round(abs(entry.amount) / 10::numeric ^ scale, scale) as amount,
+  case when entry.amount < 0 then accounts.id else counterpart end as from_wallet,
+  case when entry.amount < 0 then counterpart else accounts.id end as to_wallet,
+  round(entry.balance / 10::numeric ^ scale, scale) as balance_after, asset as currency, 'completed' as status,
+  category, metadata, effective_at, posted_at as created_at
+from accounts join assets on assets.code = asset
+cross join lateral wallet_entries(accounts.id) as entry
+where purpose = 'wallet';
+
+revoke all on user_balance, wallets, user_with_balance, wallet_transactions
+  from app_user, staff_user, worker_user, analytics_user;
+grant select on user_balance, wallets, wallet_transactions
+  to app_user, staff_user, worker_user, analytics_user;
+grant select on user_with_balance to app_user, staff_user, worker_user, analytics_user;
+grant select (id, email, username, name, user_type, role, tier, status, is_active, created_at)
+  on users to analytics_user;
+drop policy if exists analytics on users;
+create policy analytics on users for select to analytics_user using (true);
+
+-- For plain SQL: the same posting under the same rules. True when it was done, false when there is not
+-- enough; everything else is an error with its code.
+create or replace function posted_one(request jsonb) returns boolean
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  outcome jsonb := post(jsonb_build_array(request)) -> 0;
+begin
+  if outcome ->> 'error' = 'wallet.insufficient_funds' then
+    return false;
+  elsif outcome ? 'error' then
+    raise exception '%', outcome ->> 'error' using errcode = 'data_exception';
+  end if;
+  return true;
+end $$;
+
+create or replace function as_minor(amount numeric, asset_code text) returns bigint
+language plpgsql stable set search_path = pg_catalog, public, pg_temp as $$
+declare
+  minor numeric := amount * (select 10::numeric ^ scale from assets where code = asset_code);
+begin
+  if minor is null or minor <= 0 or minor = 'NaN' then
+    raise exception 'money.not_positive' using errcode = 'data_exception';
+  elsif minor > 9223372036854775807 then
+    raise exception 'money.too_large' using errcode = 'data_exception';
+  elsif minor <> trunc(minor) then
+    raise exception 'money.too_many_digits' using errcode = 'data_exception';
+  end if;
+  return minor::bigint;
+end $$;
+
+-- Who runs this statement, for the audit; the owner and the worker are nobody's deed.
+create or replace function sql_actor() returns jsonb
+language sql stable set search_path = pg_catalog, public, pg_temp
+return (
+  select jsonb_build_object(
+    'kind', kind, 'id', current_subject(), 'name', kind || ':' || current_subject())
+  from (values ('app_user', 'customer'), ('staff_user', 'staff')) as callers (login, kind)
+  where login = session_user and current_subject() is not null
+);
+
+create or replace function deduct_user_balance(
+  user_id uuid, amount numeric, model_id text default null, tokens bigint default null
+) returns boolean
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if (session_user = 'app_user' and user_id is distinct from current_subject())
+    or (session_user = 'staff_user' and current_subject() is null)
+  then
+    raise exception 'this is not your wallet' using errcode = 'insufficient_privilege';
+  end if;
+  return posted_one(jsonb_build_object(
+    'scope', 'sql', 'key', uuid7(),
+    'event', 'wallets.charged',
+    'actor', sql_actor(),
+    'legs', jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+      'verb', 'transfer', 'debit', 'user:' || user_id, 'credit', 'revenue', 'asset', 'USD',
+      'amount', as_minor(amount, 'USD'), 'kind', 'charge', 'category', 'models',
+      'metadata', nullif(jsonb_strip_nulls(
+        jsonb_build_object('model_id', model_id, 'tokens', tokens)), '{}'))))));
+end $$;
+
+create or replace function add_user_funds(user_id uuid, amount numeric, transaction_id text)
+returns boolean
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  return posted_one(jsonb_build_object(
+    'scope', 'sql', 'key', coalesce(transaction_id, uuid7()::text),
+    'event', 'wallets.funded',
+    'actor', sql_actor(),
+    'legs', jsonb_build_array(jsonb_build_object(
+      'verb', 'transfer', 'debit', 'clearing', 'credit', 'user:' || user_id, 'asset', 'USD',
+      'amount', as_minor(amount, 'USD'), 'kind', 'funding'))));
+end $$;
+
+revoke execute on function post(jsonb), deduct_user_balance(uuid, numeric, text, bigint),
+  add_user_funds(uuid, numeric, text),
+  wallet_entries(uuid, bigint, bigint, integer, text, text, boolean) from public;
+grant execute on function post(jsonb) to staff_user, worker_user;
+grant execute on function deduct_user_balance(uuid, numeric, text, bigint)
+  to app_user, staff_user, worker_user;
+grant execute on function add_user_funds(uuid, numeric, text) to staff_user, worker_user;
+grant execute on function wallet_entries(uuid, bigint, bigint, integer, text, text, boolean)
+  to app_user, staff_user, worker_user, analytics_user;

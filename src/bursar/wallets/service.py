@@ -1,0 +1,397 @@
+"""The verbs of the ledger, in the caller's transaction: together with what else it writes, or not.
+
+    from bursar.wallets import service as wallets
+
+    await wallets.fund(db, user_id, 5_000_000, scope="payments", key="stripe:pi_1:captured")
+
+A key says which fact it is, so the same fact told twice is done once. One transaction posts once:
+what belongs together is legs of one request. Two posts in one could wait for each other's accounts
+in a circle; PostgreSQL would end one of them with a conflict.
+Staff and the worker may post. What customers do with their money goes through the till, which works
+as the worker (wallets/till.py).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts import queries as customers
+from bursar.audit import service as audit
+from bursar.core import exact
+from bursar.core.errors import BursarError, InvalidInput
+from bursar.core.idempotency import KeyReused
+from bursar.core.money import decimal, signed_minor
+from bursar.system import queries as system
+from bursar.system.catalogue import setting
+from bursar.wallets import assets, ledger, statements
+from bursar.wallets.ledger import USD, Leg, Outcome, Request
+from bursar.wallets.models import Account, AccountStatus, Adjustment, Asset, Operation
+
+ADJUSTMENT_LIMIT = setting(
+    "adjustment_limit",
+    Decimal,
+    Decimal(100),
+    "How much one person may adjust alone in one day, counted in UTC: the sum of what was given and"
+    " what was taken, in units of each currency.",
+    ge=0,
+    le=Decimal(10) ** 12,
+)
+OVERDRAFT_AT_MOST = setting(
+    "overdraft_at_most",
+    Decimal,
+    Decimal(100),
+    "The largest overdraft that a wallet may be given, in units of its currency.",
+    ge=0,
+    le=Decimal(10) ** 12,
+)
+
+POST = text("select post(cast(:requests as jsonb))")
+
+
+async def post(db: AsyncSession, request: Request) -> Outcome:
+    """Posts one request, all its legs or none; a person's is audited by the database."""
+    return (await post_all(db, [request]))[0]
+
+
+async def post_all(db: AsyncSession, requests: list[Request]) -> list[Outcome]:
+    """Posts several in one call; the first refusal is raised, and the transaction ends with it."""
+    documents = exact.dumps([request.document() for request in requests])
+    answers = await db.scalar(POST, {"requests": documents})
+    db.info["audited"] = True
+    return [ledger.outcome(answer) for answer in answers]
+
+
+class Fact(TypedDict):
+    """Which fact it is; the same one is done once."""
+
+    scope: str
+    key: str
+
+
+class About(Fact, total=False):
+    """And what is kept beside it."""
+
+    category: str | None
+    metadata: dict[str, Any] | None
+    effective_at: datetime | None
+
+
+async def do(db: AsyncSession, event: str, fact: Fact, *legs: Leg) -> Outcome:
+    """Whoever's transaction it is, it is their doing."""
+    origin = db.info.get("origin")
+    return await post(db, Request(fact["scope"], fact["key"], legs, origin, event))
+
+
+async def move(
+    db: AsyncSession, event: str, debit: str, credit: str, amount: int, asset: str, kind: str,
+    about: About,
+) -> Outcome:  # fmt: skip
+    more: Any = {name: value for name, value in about.items() if name not in ("scope", "key")}
+    leg = ledger.transfer(debit, credit, amount, asset, kind=kind, **more)
+    return await do(db, event, {"scope": about["scope"], "key": about["key"]}, leg)
+
+
+async def fund(
+    db: AsyncSession, user_id: UUID, amount: int, asset: str = USD, **about: Unpack[About]
+) -> Outcome:
+    """Money that came in from outside."""
+    wallet = ledger.user(user_id)
+    return await move(db, "wallets.funded", "clearing", wallet, amount, asset, "funding", about)
+
+
+async def charge(
+    db: AsyncSession, user_id: UUID, amount: int, asset: str = USD, **about: Unpack[About]
+) -> Outcome:
+    """What the customer used."""
+    wallet = ledger.user(user_id)
+    return await move(db, "wallets.charged", wallet, "revenue", amount, asset, "charge", about)
+
+
+async def hold(
+    db: AsyncSession,
+    user_id: UUID,
+    amount: int,
+    asset: str = USD,
+    *,
+    seconds: int,
+    category: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """An amount is set aside until it is captured, voided, or its time has passed."""
+    wallet = ledger.user(user_id)
+    leg = ledger.hold(
+        wallet, amount, asset, kind="charge", seconds=seconds, category=category, metadata=metadata
+    )
+    return await do(db, "wallets.held", fact, leg)
+
+
+async def capture(
+    db: AsyncSession,
+    hold_id: UUID,
+    amount: int | None = None,
+    *,
+    final: bool = False,
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """A part of a hold, or all that is left of it."""
+    leg = ledger.capture(hold_id, amount, final=final, metadata=metadata)
+    return await do(db, "wallets.captured", fact, leg)
+
+
+async def void(db: AsyncSession, hold_id: UUID, **fact: Unpack[Fact]) -> Outcome:
+    """What is left of a hold goes back."""
+    return await do(db, "wallets.voided", fact, ledger.void(hold_id))
+
+
+class PartOfMore(BursarError, status=409, code="wallet.part_of_more"):
+    """The transfer is one of several that were made together; they go back whole, without an
+    amount, or not at all."""
+
+
+async def reverse(
+    db: AsyncSession,
+    transfer_id: UUID,
+    amount: int | None = None,
+    *,
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """A transfer goes back, in part or all that is left of it; what moved together, together."""
+    together = await statements.moved_together(db, transfer_id)
+    if amount is not None and len(together) > 1:
+        raise PartOfMore("This transfer is one of several that go back together, or not at all.")
+    legs = (ledger.reverse(each, amount, metadata=metadata) for each in together)
+    return await do(db, "wallets.reversed", fact, *legs)
+
+
+async def exchange(
+    db: AsyncSession,
+    user_id: UUID,
+    *,
+    sold: tuple[int, str],
+    bought: tuple[int, str],
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """Money against other money, both or neither; the rate is the caller's affair."""
+    if sold[1] == bought[1]:
+        raise InvalidInput("An exchange is between two currencies.")
+    for code in (sold[1], bought[1]):
+        if (await assets.asset(db, code)).kind != "currency":
+            raise assets.unknown()
+    wallet = ledger.user(user_id)
+    legs = (
+        ledger.transfer(wallet, "exchange", *sold, kind="exchange", metadata=metadata),
+        ledger.transfer("exchange", wallet, *bought, kind="exchange", metadata=metadata),
+    )
+    return await do(db, "wallets.exchanged", fact, *legs)
+
+
+class NotEmpty(BursarError, status=409, code="wallet.not_empty"):
+    """There is money in the wallet, or held in it; only an empty one can be closed."""
+
+
+CHANGES = {
+    AccountStatus.OPEN: "wallets.opened",
+    AccountStatus.FROZEN: "wallets.frozen",
+    AccountStatus.CLOSED: "wallets.closed",
+}
+
+
+async def change_status(
+    db: AsyncSession, user_id: UUID, asset: str, status: AccountStatus, *, reason: str
+) -> tuple[Account, int]:
+    """Whether money moves in a wallet; what is under way is done before, or sees it."""
+    account, scale = await statements.wallet(db, user_id, asset, lock=True)
+    if status == AccountStatus.CLOSED and (account.posted or account.held):
+        raise NotEmpty(
+            "Only an empty wallet can be closed.",
+            balance=decimal(account.posted, scale),
+            held=decimal(account.held, scale),
+            currency=asset,
+        )
+    before = {"status": account.status}
+    if account.status == status:
+        audit.nothing_changed(db)
+        return account, scale
+    account.status = status
+    await db.flush()
+    after = {"status": status, "reason": reason}
+    await audit.record(db, CHANGES[status], "wallet", account.id, before=before, after=after)
+    return account, scale
+
+
+class OverdraftInUse(BursarError, status=409, code="wallet.overdraft_in_use"):
+    """The wallet is further below zero than the new limit; `used` says how far."""
+
+
+class OverdraftTooLarge(BursarError, status=422, code="wallet.overdraft_too_large"):
+    """More than a wallet may be overdrawn by the settings (points: not at all); `most` says it."""
+
+
+async def change_overdraft(
+    db: AsyncSession, user_id: UUID, asset: str, limit: Decimal, *, reason: str | None = None
+) -> tuple[Account, int]:
+    """How far below zero a wallet may go, but never less than it has gone already."""
+    account, scale = await statements.wallet(db, user_id, asset, lock=True)
+    overdraft = signed_minor(limit, scale, pointer="/limit")
+    is_money = (await assets.asset(db, asset)).kind == "currency"
+    most = await system.value(db, OVERDRAFT_AT_MOST) if is_money else Decimal(0)
+    if limit > most:
+        raise OverdraftTooLarge(
+            f"A wallet here may be overdrawn by {most} at most.", most=most, currency=asset
+        )
+    used = max(0, account.held - account.posted)
+    if overdraft < used:
+        raise OverdraftInUse(
+            f"{decimal(used, scale)} of the overdraft is in use.",
+            used=decimal(used, scale),
+            currency=asset,
+        )
+    if account.overdraft == overdraft:
+        audit.nothing_changed(db)
+        return account, scale
+    before = {"overdraft": account.overdraft}
+    account.overdraft = overdraft
+    await db.flush()
+    after = {"overdraft": overdraft, **({"reason": reason} if reason else {})}
+    action = "wallets.overdraft_changed"
+    await audit.record(db, action, "wallet", account.id, before=before, after=after)
+    return account, scale
+
+
+async def adjust(
+    db: AsyncSession, user_id: UUID, amount: Decimal, asset: str, reason: str, **fact: Unpack[Fact]
+) -> tuple[Adjustment, bool]:
+    """Posted at once, or above the limit proposed to a second person; and whether it was before."""
+    scale = (await assets.asset(db, asset)).scale
+    whole = signed_minor(amount, scale)
+    if whole == 0:
+        raise InvalidInput.at("/amount", "An adjustment gives something, or takes something.")
+    await customers.user(db, user_id)
+    person = db.info["origin"].actor.id
+    facts: dict[str, Any] = {"user_id": user_id, "asset": asset, "amount": whole}
+    facts |= {"reason": reason, "proposed_by": person}
+    await db.execute(ONE_AT_A_TIME, {"name": f"adjustments of {person}"})
+    if before := await adjusted_before(db, facts, fact):
+        return before, True
+    today = await statements.adjusted_alone_today(db, person, asset)
+    if alone := decimal(today + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
+        outcome = await post_adjustment(db, facts, fact)
+        facts |= {"state": "posted", "operation_id": outcome.operation_id}
+        facts |= {"decided_at": func.now()}
+    row = insert(Adjustment).values(**facts).returning(Adjustment.id)
+    adjustment_id = (await db.execute(row)).scalar_one()
+    if not alone:
+        after = {"user_id": user_id, "amount": amount, "asset": asset, "reason": reason}
+        action = "wallets.adjustment_proposed"
+        await audit.record(db, action, "adjustment", adjustment_id, after=after)
+    return await statements.adjustment(db, adjustment_id), False
+
+
+# Two of one person's at the same moment would both find room below the limit.
+ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
+
+
+async def adjusted_before(
+    db: AsyncSession, facts: Mapping[str, Any], fact: Fact
+) -> Adjustment | None:
+    """What this key has posted, also when the limit of today has been used up since."""
+    query = select(Operation.id).filter_by(scope=fact["scope"], key=fact["key"])
+    operation_id = await db.scalar(query)
+    if operation_id is None:
+        return None
+    ours = select(Adjustment).filter_by(**facts, operation_id=operation_id)
+    if (row := await db.scalar(ours)) is None:
+        raise KeyReused("This key was used before for something else; take a new one.")
+    audit.nothing_changed(db)
+    return row
+
+
+async def post_adjustment(db: AsyncSession, facts: Mapping[str, Any], fact: Fact) -> Outcome:
+    sides = ["adjustments", ledger.user(facts["user_id"])]
+    debit, credit = sides if facts["amount"] > 0 else sides[::-1]
+    leg = ledger.transfer(
+        debit,
+        credit,
+        abs(facts["amount"]),
+        facts["asset"],
+        kind="adjustment",
+        metadata={"reason": facts["reason"]},
+    )
+    return await do(db, "wallets.adjusted", fact, leg)
+
+
+class SamePerson(BursarError, status=409, code="wallet.same_person"):
+    """Whoever proposed an adjustment cannot decide on it: that is for a second person."""
+
+
+class AdjustmentDecided(BursarError, status=409, code="wallet.adjustment_decided"):
+    """The adjustment was posted or rejected already; `state` says which."""
+
+
+async def approve(db: AsyncSession, adjustment_id: UUID) -> Adjustment:
+    """A second person says yes: it is posted now, once, whoever else says so too."""
+    row = await to_decide(db, adjustment_id)
+    names = ("user_id", "asset", "amount", "reason")
+    facts = {name: getattr(row, name) for name in names}
+    fact: Fact = {"scope": "adjustments", "key": str(row.id)}
+    outcome = await post_adjustment(db, facts, fact)
+    return await decide(db, row, "posted", operation_id=outcome.operation_id)
+
+
+async def reject(db: AsyncSession, adjustment_id: UUID, *, reason: str | None = None) -> Adjustment:
+    """A second person says no."""
+    row = await to_decide(db, adjustment_id)
+    return await decide(db, row, "rejected", reason=reason)
+
+
+async def to_decide(db: AsyncSession, adjustment_id: UUID) -> Adjustment:
+    """Locked until the transaction ends, and for this person to decide."""
+    row = await statements.adjustment(db, adjustment_id, lock=True)
+    if row.state != "proposed":
+        raise AdjustmentDecided(f"This adjustment was {row.state} already.", state=row.state)
+    if row.proposed_by == db.info["origin"].actor.id:
+        raise SamePerson("You proposed this adjustment yourself: a second person has to decide.")
+    return row
+
+
+async def decide(
+    db: AsyncSession,
+    row: Adjustment,
+    state: str,
+    *,
+    operation_id: UUID | None = None,
+    reason: str | None = None,
+) -> Adjustment:
+    row.state, row.operation_id, row.decided_at = state, operation_id, func.now()
+    await db.flush()
+    await db.refresh(row)
+    action = "wallets.adjustment_approved" if operation_id else "wallets.adjustment_rejected"
+    after = {"state": state, "operation_id": operation_id, "reason": reason}
+    after = {name: value for name, value in after.items() if value is not None}
+    before = {"state": "proposed"}
+    await audit.record(db, action, "adjustment", row.id, before=before, after=after)
+    return row
+
+
+class AssetExists(BursarError, status=409, code="wallet.asset_exists"):
+    """There is a currency with this code; its digits never change."""
+
+
+async def add_asset(db: AsyncSession, code: str, scale: int, kind: str) -> Asset:
+    """Another currency, with the company's own accounts in it; it is for ever."""
+    row = insert(Asset).values(code=code, scale=scale, kind=kind)
+    if await db.scalar(row.on_conflict_do_nothing().returning(Asset.code)) is None:
+        raise AssetExists(f"There is a currency with the code {code} already.")
+    after = {"scale": scale, "kind": kind}
+    await audit.record(db, "wallets.asset_added", "asset", code, after=after)
+    return await assets.asset(db, code)
