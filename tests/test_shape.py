@@ -57,6 +57,9 @@ ROOMS_OF_DOMAINS = {
         "walk": "the chain, made again link by link",
         "witnesses": "the chain beside its checkpoints",
     },
+    "payments": {
+        "purposes": "what a payment may be for, which rooms above add to",
+    },
     "rewards": {
         "earning": "points for what was spent, each charge once",
         "rules": "how many points for what, and what staff may set",

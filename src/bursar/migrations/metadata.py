@@ -7,6 +7,7 @@ from bursar.audit import models as audit
 from bursar.auth import models as auth
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
 from bursar.wallets import models as wallets
@@ -20,6 +21,7 @@ DOMAINS = (
     accounts,
     wallets,
     rewards,
+    payments,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
