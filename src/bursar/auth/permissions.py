@@ -15,6 +15,9 @@ class Permission(StrEnum):
     AUDIT_READ = "audit.read"
     HEALTH_READ = "health.read"
     LEDGER_READ = "ledger.read"  # the books of the whole company
+    PAYMENTS_READ = "payments.read"
+    PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
+    PAYMENTS_REFUND = "payments.refund"
     REWARDS_WRITE = "rewards.write"
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"
@@ -48,6 +51,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     StaffRole.SUPPORT: frozenset(
         {
             Permission.HEALTH_READ,
+            Permission.PAYMENTS_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.USERS_WRITE,
@@ -59,6 +63,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
         {
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,
+            Permission.PAYMENTS_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,

@@ -308,3 +308,25 @@ grant select on payment_totals to app_user;
 grant select (payment_method, status, currency, amount) on payments to analytics_user;
 revoke all on payment_summary from app_user, staff_user, worker_user, analytics_user;
 grant select on payment_summary to app_user, staff_user, worker_user, analytics_user;
+
+-- A webhook and the job that reads it, in one statement.
+create or replace function take_payment_event(
+  its_provider text, its_id text, its_type text, its_payload text, its_headers jsonb,
+  its_time timestamptz
+) returns boolean
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  taken uuid;
+begin
+  insert into payment_events (provider, event_id, type, payload, headers, happened_at)
+  values (its_provider, its_id, its_type, its_payload, its_headers, its_time)
+  on conflict (provider, event_id) do nothing returning id into taken;
+  if taken is null then
+    return false;
+  end if;
+  perform enqueue_job('payments.read_event', json_build_object('event', taken));
+  return true;
+end $$;
+revoke execute on function take_payment_event(text, text, text, text, jsonb, timestamptz) from public;
+grant execute on function take_payment_event(text, text, text, text, jsonb, timestamptz)
+  to worker_user;

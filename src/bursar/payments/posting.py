@@ -119,6 +119,17 @@ async def give_to_wallet(db: AsyncSession, payment: Payment, refund: Refund) -> 
     await wallets.post(db, asked(db, f"refund:{refund.id}", leg))
 
 
+async def pay_out(db: AsyncSession, payment: Payment, refund: Refund) -> None:
+    """Staff give it back by hand: out of the wallet and out of the house in one."""
+    whole = await minor(db, refund.amount, payment.currency)
+    debit = wallet_of(payment) or earned(payment)
+    legs = (
+        moving(refund, debit, "refunds", whole, payment.currency),
+        moving(refund, "refunds", "clearing", whole, payment.currency),
+    )
+    await wallets.post(db, asked(db, f"refund:{refund.id}", *legs))
+
+
 async def send_away(db: AsyncSession, payment: Payment, refund: Refund) -> None:
     """The provider has given it back."""
     whole = await minor(db, refund.amount, payment.currency)

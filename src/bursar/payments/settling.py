@@ -11,7 +11,7 @@ why.
 from collections.abc import Mapping
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -213,12 +213,3 @@ async def hear(db: AsyncSession, payment_id: UUID, answer: Answer) -> Payment:
         await cancelled(db, payment, over)
     await db.refresh(payment)
     return payment
-
-
-async def unheard(db: AsyncSession, payment_id: UUID) -> None:
-    """We have asked, and nobody knows how that ended: the sweeper asks again, by the same key."""
-    await db.execute(
-        update(Payment)
-        .where(Payment.id == payment_id, Payment.provider_state == ProviderState.INTENDED)
-        .values(provider_state=ProviderState.UNKNOWN, asked_at=func.now())
-    )

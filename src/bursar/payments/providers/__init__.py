@@ -88,6 +88,7 @@ class Charge:
     method: str | None = None  # the token of a saved one
     off_session: bool = False  # nobody is there to act
     save_method: bool = False
+    begun_at: datetime | None = None  # when it was written down here
 
 
 @dataclass(frozen=True, slots=True)
