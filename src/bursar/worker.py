@@ -37,6 +37,7 @@ from bursar.core.settings import Settings
 from bursar.rewards import tasks as rewards_tasks
 from bursar.system import tasks as system_tasks
 from bursar.wallets import tasks as wallets_tasks
+from bursar.webhooks import tasks as webhooks_tasks
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ DOMAINS = (
     audit_tasks,
     system_tasks,
     accounts_tasks,
+    webhooks_tasks,
     wallets_tasks,
     rewards_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers

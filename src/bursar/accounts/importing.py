@@ -24,7 +24,7 @@ MOST_TRIES = 5
 IN_THE_WAY = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 
 
-class UsersImported(events.Event, name="users.imported"):
+class UsersImported(events.Event, name="users.imported", public=True):
     """There are new customers, taken over from another system: at most a thousand in one event."""
 
     user_ids: list[str]

@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = Field(
         None, description="Serve /metrics beside the API to whoever sends this bearer token."
     )
+    webhooks_allow_private: bool = Field(
+        False,
+        description="For development and tests alone: webhooks may go to http:// and to private "
+        "addresses, also to this machine.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log line that is written."
     )

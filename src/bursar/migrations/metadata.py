@@ -10,6 +10,7 @@ from bursar.core.database import Base
 from bursar.rewards import models as rewards
 from bursar.system import models as system
 from bursar.wallets import models as wallets
+from bursar.webhooks import models as webhooks
 
 DOMAINS = (
     idempotency,
@@ -18,6 +19,7 @@ DOMAINS = (
     audit,
     system,
     accounts,
+    webhooks,
     wallets,
     rewards,
 )  # importing them is what fills the metadata

@@ -39,7 +39,9 @@ MOST = 1_000  # entries at once: no more requests than post() takes
 UNIT = 10**6  # of USD
 
 
-class TierReached(events.Event, name="rewards.tier_reached", published_by={Role.WORKER}):
+class TierReached(
+    events.Event, name="rewards.tier_reached", published_by={Role.WORKER}, public=True
+):
     """A customer has earned enough points for a higher tier than before."""
 
     user_id: str
