@@ -85,7 +85,7 @@ class Parcel:
     secrets: Sequence[str]
 
 
-def due(endpoint_id: UUID) -> Select[tuple[WebhookDelivery]]:
+def due(endpoint_id: UUID) -> Select[WebhookDelivery]:
     return select(WebhookDelivery).where(
         WebhookDelivery.endpoint_id == endpoint_id,
         WebhookDelivery.status == DeliveryStatus.PENDING,
@@ -179,16 +179,25 @@ async def follow_failure(
     """Another attempt after a while, unless there were enough, or the endpoint is off by now."""
     now: datetime = (await db.scalars(select(func.now()))).one()
     endpoint.failing_since = endpoint.failing_since or now
-    if endpoint.enabled and outcome.reason is Reason.GONE:
-        await switch_off(db, endpoint, OffReason.GONE)
-    elif endpoint.enabled and endpoint.failing_since <= now - PATIENCE:
-        await switch_off(db, endpoint, OffReason.FAILING)
-    if not endpoint.enabled or delivery.attempts > len(DELAYS_SECONDS):
+    why = reason_to_switch_off(endpoint, outcome, now)
+    if why or not endpoint.enabled or delivery.attempts > len(DELAYS_SECONDS):
         settle(delivery, DeliveryStatus.FAILED)
-        return
-    wait = max(delay_after(delivery.attempts), outcome.retry_after_seconds)
-    delivery.next_attempt_at = now + timedelta(seconds=wait)
-    await wake(db, endpoint.id, delivery.next_attempt_at)
+    else:
+        wait = max(delay_after(delivery.attempts), outcome.retry_after_seconds)
+        delivery.next_attempt_at = now + timedelta(seconds=wait)
+        await wake(db, endpoint.id, delivery.next_attempt_at)
+    if why:
+        await switch_off(db, endpoint, why)
+
+
+def reason_to_switch_off(
+    endpoint: WebhookEndpoint, outcome: Outcome, now: datetime
+) -> OffReason | None:
+    if not endpoint.enabled or endpoint.failing_since is None:
+        return None
+    if outcome.reason is Reason.GONE:
+        return OffReason.GONE
+    return OffReason.FAILING if endpoint.failing_since <= now - PATIENCE else None
 
 
 def delay_after(attempt: int) -> float:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from standardwebhooks import Webhook
 
+from bursar.core.mail_outbox import settings_of
 from bursar.core.seal import Seal, SealBroken, Seals, look_at
 from bursar.core.settings import Settings
 from bursar.webhooks.models import WebhookEndpoint
@@ -27,7 +28,7 @@ def seal(settings: Settings) -> Seal:
 
 
 def sealed(db: AsyncSession, secret: str) -> bytes:
-    return seal(db.info["settings"]).close(secret.encode())
+    return seal(settings_of(db)).close(secret.encode())
 
 
 def opened(db: AsyncSession, endpoint: WebhookEndpoint) -> list[str]:
@@ -39,7 +40,7 @@ def opened(db: AsyncSession, endpoint: WebhookEndpoint) -> list[str]:
     found = []
     for each in kept:
         with suppress(SealBroken):
-            found.append(seal(db.info["settings"]).open(each).decode())
+            found.append(seal(settings_of(db)).open(each).decode())
     return found
 
 

@@ -74,7 +74,8 @@ async def catch_up(db: AsyncSession, _: dict[str, Any]) -> None:
 @jobs.cron("47 2 * * *", "webhooks.prune")
 async def prune(db: AsyncSession, _: dict[str, Any]) -> None:
     """Forgets deliveries that are older than the setting says and not on their way."""
-    oldest = func.now() - timedelta(days=await system.value(db, DELIVERIES_DAYS))
+    days = await system.value(db, DELIVERIES_DAYS)
+    oldest = func.now() - timedelta(days=days)
     await db.execute(
         delete(WebhookDelivery).where(
             WebhookDelivery.status != DeliveryStatus.PENDING, WebhookDelivery.created_at < oldest
