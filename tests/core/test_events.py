@@ -322,3 +322,25 @@ async def test_a_subscriber_that_left_the_code_holds_nothing_for_ever(known: Ben
 
 def test_every_name_that_is_listened_to_is_declared() -> None:
     events.check()
+
+
+class Told(events.Event, name="test.told", public=True):
+    """Something happened that others may know of."""
+
+
+def test_only_what_is_declared_so_is_public() -> None:
+    assert "test.told" in events.public()
+    assert "test.happened" not in events.public()
+
+
+def test_whoever_listens_to_every_public_event_is_told_of_those_declared_later() -> None:
+    async def nothing(*_: object) -> None: ...
+
+    listener = events.Subscriber("test.curious", (events.EVERY_PUBLIC,), nothing, 30)
+
+    class ToldLater(events.Event, name="test.told_later", public=True):
+        """Declared after the listener."""
+
+    assert {"test.told", "test.told_later"} <= set(listener.names)
+    assert "test.happened" not in listener.names
+    del events.registry["test.told_later"]

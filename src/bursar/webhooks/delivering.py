@@ -122,7 +122,6 @@ async def locked(db: AsyncSession, endpoint_id: UUID) -> WebhookEndpoint | None:
 async def another_turn(db: AsyncSession, endpoint_id: UUID, key: str) -> bool:
     claimed = select(WebhookDelivery.id).where(
         WebhookDelivery.endpoint_id == endpoint_id,
-        WebhookDelivery.status == DeliveryStatus.PENDING,
         WebhookDelivery.claimed_until > func.now(),
         WebhookDelivery.claimed_by != key,
     )

@@ -78,6 +78,8 @@ create index ix_webhook_deliveries_endpoint_id
   on webhook_deliveries (endpoint_id, created_at, id);
 create index ix_webhook_deliveries_due on webhook_deliveries (endpoint_id, next_attempt_at)
   where status = 'pending';
+create index ix_webhook_deliveries_claimed on webhook_deliveries (endpoint_id)
+  where claimed_by is not null;
 """
 
 ATTEMPTS = """
