@@ -168,7 +168,10 @@ class TestOrder:
         workers = [here.worker() for _ in range(2)]
 
         async def positions() -> bool:
-            return len(await here.fetch("select from event_positions")) == 3
+            return (
+                len(await here.fetch("select from event_positions where subscriber like 'test.%'"))
+                == 3
+            )
 
         await until(positions)
         chance = random.Random(7)
@@ -212,7 +215,7 @@ class TestFailing:
         await relay.postpone(known.database, mortal, ConnectionResetError())
         await known.fetch("update event_positions set retry_at = now()")
         await relay.deliver(known.database, mortal)
-        assert [position.failing_since for position in await positions(known)] == [None] * 3
+        assert {position.failing_since for position in await positions(known)} == {None}
 
     async def test_one_that_fails_keeps_its_events_and_disturbs_nobody(self, known: Bench) -> None:
         await publish_words(known, "good", "bad", "more")
@@ -239,7 +242,10 @@ class TestFailing:
         worker = here.worker()
 
         async def ready() -> bool:
-            return len(await here.fetch("select from event_positions")) == 3
+            return (
+                len(await here.fetch("select from event_positions where subscriber like 'test.%'"))
+                == 3
+            )
 
         await until(ready)
         await publish_words(here, "first", "deadly", "last")
