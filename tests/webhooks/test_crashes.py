@@ -18,6 +18,7 @@ from tests.accounts.people import rows
 from tests.conftest import Live
 from tests.jobs_world import make_notes
 from tests.webhooks.receivers import (
+    ENDPOINTS,
     USER_ID,
     attempts,
     delivery,
@@ -27,6 +28,7 @@ from tests.webhooks.receivers import (
     tell,
 )
 from tests.workers import LEASE, until, worker_process
+from tests.world import OLIVIA
 
 SIGNED_UP = UserSignedUp(user_id=USER_ID)
 ALLOWED = {"webhooks_allow_private": True}
@@ -91,6 +93,23 @@ async def test_killed_before_it_was_sent_it_is_sent_once(live: Live) -> None:
         with worker_process(live.url, **ALLOWED):
             await until_settled(live)
         assert len(there.got) == 1
+
+
+async def test_killed_and_switched_off_meanwhile_it_has_failed(live: Live) -> None:
+    async with receiver() as there:
+        made = await endpoint_for(live, there.url)
+        await publish(live, SIGNED_UP)
+        await tell(live)
+        async with taken(live) as run:
+            async with run.transaction() as db:
+                assert len(await delivering.claim(db, UUID(made["id"]), run.key)) == 1
+            async with live.api(OLIVIA) as api:
+                await api.put(f"{ENDPOINTS}/{made['id']}", json={"enabled": False})
+            assert (await delivery(live))["status"] == "pending"  # as far as anybody knows
+            await delivering.turn(run)  # by the worker that takes the job over
+        assert there.got == []
+    found = await delivery(live)
+    assert (found["status"], found["reason"]) == ("failed", "switched_off")
 
 
 async def test_an_outcome_that_cannot_be_written_is_no_outcome(live: Live) -> None:

@@ -1,19 +1,24 @@
 """An event arrives at each endpoint that asked for it, signed; failures are tried again."""
 
 import asyncio
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import orjson
 import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
+import bursar
 from bursar.accounts.erasure import UserErased
 from bursar.accounts.service import UserSignedUp, UserStatusChanged
 from bursar.core.database import NOBODY
 from bursar.core.events import publish as publish_in
-from bursar.rewards.earning import TierReached
+from bursar.rewards.service import TierReached
 from bursar.system.service import SettingsChanged
 from bursar.webhooks import delivering, sending
 from bursar.webhooks.queries import filters_for
@@ -96,6 +101,22 @@ def test_a_filter_is_a_name_or_what_it_begins_with() -> None:
         "payments.refund.*",
         "payments.refund.failed",
     ]
+
+
+@pytest.mark.parametrize("program", ["app", "worker"])
+def test_every_public_event_is_known_to_the_api_and_to_the_worker(program: str) -> None:
+    """Alone each would list or tell only what it has imported: they stand in service.py."""
+    command = f"import bursar.{program}; from bursar.core.events import public; print(*public())"
+    known = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    named = re.compile(r'name="([a-z_.]+)"[^)]*public=True')
+    declared = {
+        name
+        for path in Path(bursar.__file__).parent.rglob("*.py")
+        if path.name != "events.py"
+        for name in named.findall(path.read_text())
+    }
+    assert len(declared) >= 5
+    assert set(known.stdout.split()) == declared
 
 
 async def test_what_was_before_the_endpoint_or_while_it_was_off_is_not_told(live: Live) -> None:
@@ -269,6 +290,26 @@ async def test_what_lost_its_turn_is_caught_up_with(live: Live) -> None:
             await jobs.enqueue(db, catch_up)
         await work(live)
         assert len(there.got) == 1
+
+
+async def test_the_status_is_enough_if_the_rest_never_comes(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "TIMEOUT", sending.aiohttp.ClientTimeout(total=0.5))
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"thank")
+        await asyncio.sleep(30)
+        return response
+
+    async with receiver(answer=drip) as there:
+        await endpoint_for(live, there.url)
+        await publish(live, SIGNED_UP)
+        await work(live)
+    assert (await delivery(live))["status"] == "delivered"
+    assert (await attempts(live))[0]["answer"] == "thank"
 
 
 async def test_a_slow_answer_is_a_failure(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

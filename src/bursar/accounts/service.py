@@ -29,6 +29,12 @@ class UserSignedUp(events.Event, name="users.signed_up", public=True):
     user_id: str
 
 
+class UsersImported(events.Event, name="users.imported", public=True):
+    """There are new customers, taken over from another system: at most a thousand in one event."""
+
+    user_ids: list[str]
+
+
 class UserStatusChanged(events.Event, name="users.status_changed", public=True):
     """A customer was let in (also by proving an address), suspended, deleted or restored."""
 

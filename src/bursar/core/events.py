@@ -15,7 +15,8 @@ What a subscriber writes and how far it has come are committed together (core/re
 
 What others may know of, outside of this house, is declared `public=True`: those events go out as
 webhooks to whoever asks for them. Everything else stays inside. Whoever listens to EVERY_PUBLIC is
-told of all of them, also of those that domains above it declare.
+told of all of them, also of those that domains above it declare. They stand in the service.py of
+their domain, which the API (that lists them) and the worker (that tells them) both import.
 
 A login role in the wrong hands can publish any event, and a subscriber runs as the worker: it takes
 ids from the payload and looks for itself what is so. What only some may say happened declares it

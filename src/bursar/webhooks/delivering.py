@@ -97,7 +97,10 @@ async def claim(db: AsyncSession, endpoint_id: UUID, key: str) -> list[Parcel]:
     """Takes what is due, unless another turn is at work; what this very turn had claimed before its
     worker died is its own."""
     endpoint = await locked(db, endpoint_id)
-    if endpoint is None or not endpoint.enabled or await another_turn(db, endpoint_id, key):
+    if endpoint is None or await another_turn(db, endpoint_id, key):
+        return []
+    if not endpoint.enabled:  # somebody has switched it off after this was put on its way
+        await fail_waiting(db, endpoint_id, key)
         return []
     oldest = due(endpoint_id).order_by(WebhookDelivery.next_attempt_at, WebhookDelivery.id)
     batch = (await db.scalars(oldest.limit(AT_ONCE).with_for_update())).all()
@@ -220,11 +223,13 @@ async def switch_off(db: AsyncSession, endpoint: WebhookEndpoint, why: OffReason
     await letters.send_switched_off(db, endpoint, why)
 
 
-async def fail_waiting(db: AsyncSession, endpoint_id: UUID) -> None:
-    """What waits for an endpoint that is off has failed, and can be replayed. What is being sent at
-    this moment ends as it ends."""
+async def fail_waiting(db: AsyncSession, endpoint_id: UUID, key: str | None = None) -> None:
+    """What waits for an endpoint that is off has failed, and can be replayed. What another turn is
+    sending at this moment ends as it ends."""
     waiting = or_(
-        WebhookDelivery.claimed_until.is_(None), WebhookDelivery.claimed_until <= func.now()
+        WebhookDelivery.claimed_until.is_(None),
+        WebhookDelivery.claimed_until <= func.now(),
+        WebhookDelivery.claimed_by == key,
     )
     await db.execute(
         update(WebhookDelivery)

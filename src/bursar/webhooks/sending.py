@@ -143,7 +143,7 @@ def reason_of(error: Exception) -> Reason:
             return Reason.UNRESOLVABLE
         case aiohttp.ClientSSLError():
             return Reason.TLS
-        case OSError():
+        case OSError() | aiohttp.ClientConnectionError():
             return Reason.UNREACHABLE
         case _:
             return Reason.BAD_ANSWER
