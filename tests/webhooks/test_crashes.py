@@ -143,3 +143,22 @@ async def test_two_turns_never_send_the_same(live: Live) -> None:
             assert there.got == []
             await delivering.turn(first)
         assert len(there.got) == 2
+
+
+async def test_an_outcome_of_what_another_turn_has_by_now_does_not_count(live: Live) -> None:
+    """A worker that was stopped for longer than its claim is good for."""
+    theirs = "update webhook_deliveries set claimed_by = 'job-0'"
+
+    async def taken_over(_: web.Request) -> web.StreamResponse:
+        await rows(live, theirs)
+        return web.Response()
+
+    async with receiver(answer=taken_over) as there:
+        await endpoint_for(live, there.url)
+        await publish(live, SIGNED_UP)
+        await tell(live)
+        async with taken(live) as run:
+            await delivering.turn(run)
+        assert len(there.got) == 1
+    assert (await delivery(live))["status"] == "pending"
+    assert await attempts(live) == []
