@@ -95,14 +95,20 @@ def errors() -> str:
 def event_list() -> str:
     text = title(
         "Events",
-        "Written in the transaction of the change, handed on in order to whoever listens.",
+        "Written in the transaction of the change, handed on in order to whoever listens. The "
+        "public ones go out as [webhooks](../guide/webhooks.md) too.",
     )
     rows = [
-        (f"`{name}`", ", ".join(f"`{field}`" for field in event.model_fields), meaning(event))
+        (
+            f"`{name}`",
+            ", ".join(f"`{field}`" for field in event.model_fields),
+            "yes" if event.public else "",
+            meaning(event),
+        )
         for name, event in sorted(events.registry.items())
         if ours(event)
     ]
-    return text + table(("Event", "Fields", "Meaning"), rows)
+    return text + table(("Event", "Fields", "Public", "Meaning"), rows)
 
 
 def ours(thing: Any) -> bool:

@@ -102,6 +102,13 @@ owner, administrator
   POST /api/v1/admin/adjustments/{adjustment_id}/rejection
   PUT /api/v1/admin/users/{user_id}/wallet/overdraft
   PUT /api/v1/admin/users/{user_id}/wallet/status
+  POST /api/v1/admin/webhook-endpoints
+  PUT /api/v1/admin/webhook-endpoints/{endpoint_id}
+  DELETE /api/v1/admin/webhook-endpoints/{endpoint_id}
+  POST /api/v1/admin/webhook-endpoints/{endpoint_id}/secret
+  POST /api/v1/admin/webhook-endpoints/{endpoint_id}/tests
+  POST /api/v1/admin/webhook-endpoints/{endpoint_id}/replays
+  POST /api/v1/admin/webhook-deliveries/{delivery_id}/replays
 
 owner, administrator, analyst
   GET /api/v1/admin/ledger/trial-balance
@@ -134,6 +141,9 @@ owner, administrator, support, analyst
   GET /api/v1/admin/transfers/{transfer_id}   GET /api/v1/admin/wallets/holds/{hold_id}
   GET /api/v1/admin/users/{user_id}/holds
   GET /api/v1/admin/users/{user_id}/wallets   GET /api/v1/admin/users/{user_id}/statement
+  GET /api/v1/admin/webhook-endpoints         GET /api/v1/admin/webhook-endpoints/{endpoint_id}
+  GET /api/v1/admin/webhook-event-types
+  GET /api/v1/admin/webhook-deliveries        GET /api/v1/admin/webhook-deliveries/{delivery_id}
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}

@@ -34,6 +34,7 @@ from tests.matrix import (
     Caller,
 )
 from tests.wallets.scenery import MONEY_BODIES, set_out_money
+from tests.webhooks.scenery import WEBHOOK_BODIES, set_out_webhooks
 from tests.world import CARL, DORA, OLIVIA, STAFF
 
 # What a caller would send to each route that reads a body; {n} is another number each time.
@@ -77,6 +78,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/admin/settings": {"company_name": "Otters {n}"},
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
     **MONEY_BODIES,
+    **WEBHOOK_BODIES,
 }
 
 numbers = count(1)
@@ -123,7 +125,8 @@ async def set_scene(database: Any) -> dict[str, Any]:
         await database.execute("delete from sessions")
         await database.execute("delete from attempts")
         await database.execute("delete from user_preferences")
-        return await set_out_money(database, proposer=TESS)
+        things = await set_out_money(database, proposer=TESS)
+        return {**things, **await set_out_webhooks(database)}
 
 
 async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None, UUID | None]]:

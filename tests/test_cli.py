@@ -226,7 +226,7 @@ def test_doctor_looks_at_everything(data: Path) -> None:
     ended = bursar("doctor", "--data", data, "--json")
     found = {part["name"]: part["ok"] for part in json.loads(ended.stdout)}
     looked_at = {"python", "settings", "secret key", "disk", "database", "migrations", "worker"}
-    looked_at.add("second factors")
+    looked_at |= {"second factors", "webhook secrets"}
     assert found == dict.fromkeys(looked_at, True)
     assert ended.code == 0
     assert "ok   worker: " in bursar("doctor", "--data", data).stdout

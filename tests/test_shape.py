@@ -101,6 +101,13 @@ ROOMS_OF_DOMAINS = {
         "till_link": "its connection, and what is sent again when that is lost",
         "verification": "is every number of the books what it should be",
     },
+    "webhooks": {
+        "addresses": "where a webhook may go",
+        "delivering": "turns: what is due is claimed, sent, and written down",
+        "letters": "the mail to whoever answers for an endpoint",
+        "sending": "one request to one endpoint",
+        "signing": "secrets and signatures",
+    },
     "system": {
         "catalogue": "what may be set, which other domains add to",
         "health": "what is looked at, for /ready and for staff",

@@ -47,6 +47,7 @@ from bursar.system import api as system
 from bursar.wallets import admin as wallets_admin
 from bursar.wallets import api as wallets_api
 from bursar.wallets.till import Till
+from bursar.webhooks import admin as webhooks_admin
 
 CUSTOMER_ROUTERS = (
     customer_door.router,
@@ -64,6 +65,7 @@ STAFF_ROUTERS = (
     staff_admin.router,
     accounts_admin.router,
     audit_admin.router,
+    webhooks_admin.router,
     wallets_admin.router,
     rewards_admin.router,
     payments_admin.router,

@@ -39,6 +39,7 @@ from bursar.payments import tasks as payments_tasks
 from bursar.rewards import tasks as rewards_tasks
 from bursar.system import tasks as system_tasks
 from bursar.wallets import tasks as wallets_tasks
+from bursar.webhooks import tasks as webhooks_tasks
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ DOMAINS = (
     audit_tasks,
     system_tasks,
     accounts_tasks,
+    webhooks_tasks,
     wallets_tasks,
     rewards_tasks,
     payments_tasks,

@@ -376,8 +376,9 @@ async def test_all_are_sealed_anew_before_an_old_key_is_dropped(live_db: Live) -
     assert await seals(live_db, ONLY_NEW) == Seals(2, older=0, lost=2)
     assert await renew(live_db, ONLY_NEW) == 0
     assert await seals(live_db, BOTH) == Seals(2, older=2, lost=0)
-    assert not doctor.second_factors(await seals(live_db, ONLY_NEW)).ok
-    assert "run `bursar migrate`" in doctor.second_factors(await seals(live_db, BOTH)).detail
+    assert not doctor.sealed("codes", await seals(live_db, ONLY_NEW), "reset them").ok
+    found = doctor.sealed("codes", await seals(live_db, BOTH), "reset them")
+    assert "run `bursar migrate`" in found.detail
     assert [await renew_seals(live_db.url, BOTH) for _ in range(2)] == [2, 0]
     assert await seals(live_db, ONLY_NEW) == Seals(2, older=0, lost=0)
     [row] = await rows(live_db, "select totp_secret s from admin_users where email like 'sue%'")

@@ -12,7 +12,7 @@ from bursar.core import events, idempotency, mail
 AT_ONCE = 1000  # each night; the rest is next night's
 
 
-class UserErased(events.Event, name="users.erased"):
+class UserErased(events.Event, name="users.erased", public=True):
     """The personal data of a deleted account is gone; whoever keeps more of it erases that too."""
 
     user_id: str

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.import_files import Format, records
 from bursar.accounts.import_people import Person, Reader, Rejected
+from bursar.accounts.service import UsersImported
 from bursar.audit import service as audit
 from bursar.auth.actor import Origin
 from bursar.core import events
@@ -22,12 +23,6 @@ from bursar.core.database_errors import SQL_ERRORS, state_of
 BATCH = 1000  # lines; the ids of so many people fit into one event
 MOST_TRIES = 5
 IN_THE_WAY = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
-
-
-class UsersImported(events.Event, name="users.imported"):
-    """There are new customers, taken over from another system: at most a thousand in one event."""
-
-    user_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from bursar.auth.actor import Actor, Kind
 from bursar.auth.door import Door
 from bursar.auth.permissions import StaffRole
 from bursar.core.errors import BursarError
-from bursar.core.seal import Seal, SealBroken
+from bursar.core.seal import Seal, SealBroken, Seals, look_at
 from bursar.core.settings import Settings
 
 
@@ -121,26 +120,11 @@ async def with_secrets(db: AsyncSession, *, lock: bool = False) -> Sequence[Admi
     return (await db.scalars(query.with_for_update() if lock else query)).all()
 
 
-@dataclass(frozen=True, slots=True)
-class Seals:
-    """How many secrets there are, and how many of them the newest key does not open."""
-
-    all: int
-    older: int  # an older key does
-    lost: int  # none does
-
-
 async def seals(db: AsyncSession, settings: Settings) -> Seals:
     """What would be lost with an older secret key, and what is already; as the door."""
     people = await with_secrets(db)
     kept = [value for each in people for column in SEALED if (value := getattr(each, column.key))]
-    newest, older, lost = seal(settings), 0, 0
-    for value in kept:
-        try:
-            older += newest.renewed(value) is not None
-        except SealBroken:
-            lost += 1
-    return Seals(len(kept), older, lost)
+    return look_at(seal(settings), kept)
 
 
 async def use_recovery_code(db: AsyncSession, person: AdminUser, hashed: bytes) -> None:

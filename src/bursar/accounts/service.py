@@ -23,13 +23,19 @@ from bursar.system import queries as system
 MOST_AT_ONCE = 1000
 
 
-class UserSignedUp(events.Event, name="users.signed_up"):
+class UserSignedUp(events.Event, name="users.signed_up", public=True):
     """There is a new customer, by themselves or by staff; an import publishes `users.imported`."""
 
     user_id: str
 
 
-class UserStatusChanged(events.Event, name="users.status_changed"):
+class UsersImported(events.Event, name="users.imported", public=True):
+    """There are new customers, taken over from another system: at most a thousand in one event."""
+
+    user_ids: list[str]
+
+
+class UserStatusChanged(events.Event, name="users.status_changed", public=True):
     """A customer was let in (also by proving an address), suspended, deleted or restored."""
 
     user_id: str

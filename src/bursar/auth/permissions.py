@@ -31,6 +31,8 @@ class Permission(StrEnum):
     WALLETS_CHARGE = "wallets.charge"  # charge and hold, as a service of the business does
     WALLETS_FUND = "wallets.fund"
     WALLETS_ADJUST = "wallets.adjust"  # correct, reverse, freeze
+    WEBHOOKS_READ = "webhooks.read"
+    WEBHOOKS_WRITE = "webhooks.write"
 
 
 class StaffRole(StrEnum):
@@ -57,6 +59,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.USERS_WRITE,
             Permission.USERS_IMPERSONATE,
             Permission.WALLETS_READ,
+            Permission.WEBHOOKS_READ,
         }
     ),
     StaffRole.ANALYST: frozenset(
@@ -67,6 +70,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,
+            Permission.WEBHOOKS_READ,
         }
     ),
     StaffRole.MARKETER: frozenset(

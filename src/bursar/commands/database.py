@@ -16,10 +16,11 @@ from bursar.accounts import second_factor
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json, confirm, say
 from bursar.core import embedded
-from bursar.core.database import DOOR, Database, plain_dsn
+from bursar.core.database import DOOR, WORKER, Database, plain_dsn
 from bursar.core.errors import BursarError
 from bursar.core.migrate import migrate
 from bursar.core.settings import Settings
+from bursar.webhooks import signing
 
 
 def run_migrate(*, data: Path | None, reset_passwords: bool, yes: bool, json: bool) -> None:
@@ -33,7 +34,7 @@ def run_migrate(*, data: Path | None, reset_passwords: bool, yes: bool, json: bo
         state = asyncio.run(migrate(url, settings, say, reset_passwords=reset_passwords))
         renewed = asyncio.run(renew_seals(url, settings))
     if renewed:
-        say(f"sealed {renewed} second factors with the newest secret key")
+        say(f"sealed {renewed} secrets with the newest secret key")
     if json:
         answer_json({"revision": state.revision})
     else:
@@ -45,7 +46,9 @@ async def renew_seals(url: str, settings: Settings) -> int:
     database = Database(url, settings)
     try:
         async with database.transaction(DOOR) as db:
-            return await second_factor.renew_all(db, settings)
+            factors = await second_factor.renew_all(db, settings)
+        async with database.transaction(WORKER) as db:
+            return factors + await signing.renew_all(db, settings)
     finally:
         await database.close()
 

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bursar.accounts import second_factor
-from bursar.accounts.second_factor import Seals
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json
-from bursar.core.database import DOOR, Database
+from bursar.core.database import DOOR, WORKER, Database
 from bursar.core.errors import BursarError
 from bursar.core.migrate import check
+from bursar.core.seal import Seals
 from bursar.core.settings import Settings
 from bursar.system import health
+from bursar.webhooks import signing
 
 ENOUGH_BYTES = 1_000_000_000
 
@@ -85,19 +86,25 @@ async def parts(url: str, settings: Settings) -> list[Finding]:
     try:
         found = await health.look(database)
         async with database.transaction(DOOR) as db:
-            seals = await second_factor.seals(db, settings)
+            factors = await second_factor.seals(db, settings)
+        async with database.transaction(WORKER) as db:
+            secrets = await signing.seals(db, settings)
     finally:
         await database.close()
     named = [Finding(name, part.status == "healthy", part.detail) for name, part in found.items()]
-    return [*named, second_factors(seals)]
+    return [
+        *named,
+        sealed("second factors", factors, "let an owner reset them"),
+        sealed("webhook secrets", secrets, "rotate them"),
+    ]
 
 
-def second_factors(seals: Seals) -> Finding:
-    """Nobody can sign in with one that no key opens, and nothing else would tell before."""
+def sealed(name: str, seals: Seals, remedy: str) -> Finding:
+    """What no key opens any more is of no use, and nothing else would tell before."""
     detail = f"{seals.all} sealed, all with the newest secret key"
     if seals.older:
         detail = f"{seals.older} of {seals.all} need an older secret key: run `bursar migrate`"
     if seals.lost:
         detail = f"{seals.lost} of {seals.all} open with no secret key that is set: put the old "
-        detail += "one back behind the new one, or let an owner reset them"
-    return Finding("second factors", not seals.lost, detail)
+        detail += f"one back behind the new one, or {remedy}"
+    return Finding(name, not seals.lost, detail)

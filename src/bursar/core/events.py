@@ -13,6 +13,11 @@ Whoever wants to know listens, in a transaction of the worker, after the change 
 
 What a subscriber writes and how far it has come are committed together (core/relay.py).
 
+What others may know of, outside of this house, is declared `public=True`: those events go out as
+webhooks to whoever asks for them. Everything else stays inside. Whoever listens to EVERY_PUBLIC is
+told of all of them, also of those that domains above it declare. They stand in the service.py of
+their domain, which the API (that lists them) and the worker (that tells them) both import.
+
 A login role in the wrong hands can publish any event, and a subscriber runs as the worker: it takes
 ids from the payload and looks for itself what is so. What only some may say happened declares it
 (`name="payments.settled", published_by={Role.WORKER}`), and the relay passes over it from others.
@@ -40,9 +45,10 @@ class Event(BaseModel):
     model_config = ConfigDict(extra="forbid")
     event_name: ClassVar[str]
     published_by: ClassVar[Set[Role]]
+    public: ClassVar[bool]
 
     def __init_subclass__(
-        cls, *, name: str, published_by: Set[Role] = ANYBODY, **given: Any
+        cls, *, name: str, published_by: Set[Role] = ANYBODY, public: bool = False, **given: Any
     ) -> None:
         super().__init_subclass__(**given)
 
@@ -57,10 +63,17 @@ class Event(BaseModel):
             raise ValueError(f"the event {name} needs a docstring: it is its documentation")
         cls.event_name = name
         cls.published_by = given.get("published_by", ANYBODY)
+        cls.public = given.get("public", False)
         registry[name] = cls
 
 
 registry: dict[str, type[Event]] = {}
+
+
+def public() -> dict[str, type[Event]]:
+    """Those that may leave the house, by name; all of them once all domains are imported."""
+    return {name: event for name, event in sorted(registry.items()) if event.public}
+
 
 PUBLISH = text("select publish_event(:name, cast(:payload as json))")
 
@@ -84,6 +97,7 @@ class Published:
 
 
 Handler = Callable[[AsyncSession, Published], Awaitable[None]]
+EVERY_PUBLIC = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,11 @@ class Subscriber:
     events: tuple[str, ...]
     handle: Handler
     timeout_seconds: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is told of; looked up late, for what is public is known only then."""
+        return tuple(public()) if self.events == (EVERY_PUBLIC,) else self.events
 
 
 subscribers: dict[str, Subscriber] = {}
@@ -116,5 +135,5 @@ def on(*names: str, subscriber: str, timeout_seconds: float = 30) -> Callable[[H
 def check() -> None:
     """Every name that somebody listens to is declared; called once all domains are imported."""
     for subscriber in subscribers.values():
-        if unknown := set(subscriber.events) - set(registry):
+        if unknown := set(subscriber.names) - set(registry):
             raise LookupError(f"{subscriber.name} listens to undeclared events: {sorted(unknown)}")

@@ -40,6 +40,7 @@ SQL_FILES = (  # lower domains first
     "audit/database.sql",
     "system/database.sql",
     "accounts/database.sql",
+    "webhooks/database.sql",
     "wallets/guards.sql",
     "wallets/posting.sql",
     "wallets/moments.sql",

@@ -43,7 +43,7 @@ async def register(database: Database, subscribers: list[Subscriber]) -> None:
         if await db.scalar(SETTLE):
             log.warning("events came from another server: their order was kept, their ids rebased")
         for subscriber in sorted(subscribers, key=lambda one: one.name):
-            key = {"subscriber": subscriber.name, "names": list(subscriber.events)}
+            key = {"subscriber": subscriber.name, "names": list(subscriber.names)}
             await db.execute(REGISTER, key)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -50,6 +51,26 @@ class Seal:
     def knows(self, content: bytes, mark: bytes) -> bool:
         marks = [hmac.digest(key, content, "sha256") for key in self._marks]
         return any(hmac.compare_digest(mark, each) for each in marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Seals:
+    """How many sealed things there are, and how many of them the newest key does not open."""
+
+    all: int
+    older: int  # an older key does
+    lost: int  # none does
+
+
+def look_at(seal: Seal, kept: Sequence[bytes]) -> Seals:
+    """What would be lost with an older secret key, and what is already."""
+    older = lost = 0
+    for each in kept:
+        try:
+            older += seal.renewed(each) is not None
+        except SealBroken:
+            lost += 1
+    return Seals(len(kept), older, lost)
 
 
 def broken() -> SealBroken:

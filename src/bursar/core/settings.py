@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,10 +20,11 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bursar.core import mail_settings, oidc_settings, payment_settings
-from bursar.core.errors import BursarError
 from bursar.core.mail_settings import MailAddress, MailHost, PublicUrl, Security
 from bursar.core.oidc_settings import ClientId, ClientSecret, Issuer, Scopes
 from bursar.core.payment_settings import PaymentSettings
+from bursar.core.secret_key import BadSettings as BadSettings
+from bursar.core.secret_key import are_long_enough, kept_secret, reason, split_keys
 
 PREFIX = "BURSAR_"
 RESERVED = "BURSAR_TEST_"  # read by the test suite alone
@@ -170,6 +171,11 @@ class Settings(PaymentSettings):
     metrics_token: SecretStr | None = Field(
         None, description="Serve /metrics beside the API to whoever sends this bearer token."
     )
+    webhooks_allow_private: bool = Field(
+        False,
+        description="For development and tests alone: webhooks may go to http:// and to private "
+        "addresses, also to this machine.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log line that is written."
     )
@@ -262,18 +268,6 @@ def is_address(text: str) -> bool:
     return known and port > 0 and bool(parts.username and parts.path.strip("/"))
 
 
-def split_keys(text: str) -> tuple[str, ...]:
-    return tuple(key.strip() for key in text.split(","))
-
-
-def are_long_enough(keys: Iterable[str]) -> bool:
-    return all(len(key) >= 32 for key in keys)
-
-
-class BadSettings(BursarError, status=500, code="settings.invalid", exit_code=2):
-    """A setting is unknown, has the wrong type or cannot be read; the sentence names it."""
-
-
 def load(**given: Any) -> Settings:
     """The settings of this process: arguments first, then the environment, then .env."""
     arguments = {field: value for field, value in given.items() if value is not None}
@@ -342,58 +336,8 @@ def read_secret(name: str, path: Path) -> str:
     return secret
 
 
-def reason(error: Exception) -> str:
-    """What the operating system says, without the path."""
-    return (getattr(error, "strerror", None) or "it is not UTF-8 text").lower()
-
-
 def unknown(name: str) -> BadSettings:
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "docs/reference/settings.md lists them all."
     return BadSettings(f"There is no setting {name}; {hint}")
-
-
-class NoPlaceForSecret(BursarError, status=500, code="settings.data_folder", exit_code=4):
-    """The data folder cannot keep the secret key: it is closed to this user, or somebody else's."""
-
-
-def kept_secret(data: Path) -> str:
-    """The secret key of this data folder, made at the first need, readable by its owner alone."""
-    path = data / "secret_key"
-    advice = "choose another with --data or BURSAR_DATA, or set BURSAR_SECRET_KEY."
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if is_foreign(data):
-                raise NoPlaceForSecret(f"{data} is not a data folder of Bursar's: {advice}")
-            keep_new_secret(path)
-        secret = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NoPlaceForSecret(
-            f"The data folder {data} cannot be used: {reason(error)}; {advice}"
-        ) from None
-    if not are_long_enough(split_keys(secret)):
-        raise BadSettings(f"The secret key in {path} is damaged: restore that file from a backup.")
-    return secret
-
-
-def is_foreign(data: Path) -> bool:
-    """Whether the folder holds things, and none of them is ours."""
-    names = {entry.name for entry in data.iterdir() if not entry.name.startswith(".")}
-    return bool(names - {"lost+found"}) and not names & {"lock", "postgres", "secret_key"}
-
-
-def keep_new_secret(path: Path) -> None:
-    """Written whole beside, then linked: two first starts agree on one key, a crash leaves none."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(os.urandom(32).hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was first; its key is the key
-    finally:
-        draft.unlink()

@@ -11,6 +11,7 @@ from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
 from bursar.wallets import models as wallets
+from bursar.webhooks import models as webhooks
 
 DOMAINS = (
     idempotency,
@@ -19,6 +20,7 @@ DOMAINS = (
     audit,
     system,
     accounts,
+    webhooks,
     wallets,
     rewards,
     payments,

@@ -27,9 +27,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import events, money
-from bursar.core.database import Role
 from bursar.rewards import queries, rules
 from bursar.rewards.models import RewardRule, RewardTier
+from bursar.rewards.service import TierReached
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
 from bursar.wallets.followers import Entry, follow
@@ -37,13 +37,6 @@ from bursar.wallets.followers import Entry, follow
 FOLLOWER = "rewards.earning"
 MOST = 1_000  # entries at once: no more requests than post() takes
 UNIT = 10**6  # of USD
-
-
-class TierReached(events.Event, name="rewards.tier_reached", published_by={Role.WORKER}):
-    """A customer has earned enough points for a higher tier than before."""
-
-    user_id: str
-    tier: str
 
 
 async def give(db: AsyncSession, *, most: int = MOST) -> int:

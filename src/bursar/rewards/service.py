@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.audit import service as audit
 from bursar.auth.actor import Origin
 from bursar.core import etag, events
-from bursar.core.database import WORKER, Database
+from bursar.core.database import WORKER, Database, Role
 from bursar.core.errors import BursarError, NotFound
 from bursar.core.idempotency import KeyReused
 from bursar.rewards import queries, rules
@@ -30,6 +30,15 @@ Row = TypeVar("Row", RewardRule, RewardTier)
 
 class RewardsChanged(events.Event, name="rewards.changed"):
     """Staff added, changed or removed a rule or a tier: points are earned otherwise from now on."""
+
+
+class TierReached(
+    events.Event, name="rewards.tier_reached", published_by={Role.WORKER}, public=True
+):
+    """A customer has earned enough points for a higher tier than before."""
+
+    user_id: str
+    tier: str
 
 
 class TooMany(BursarError, status=409, code="rewards.too_many"):
