@@ -45,6 +45,9 @@ SQL_FILES = (  # lower domains first
     "wallets/moments.sql",
     "wallets/database.sql",
     "rewards/database.sql",
+    "booking/times.sql",
+    "booking/guards.sql",
+    "booking/database.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"
