@@ -27,6 +27,9 @@ from bursar.audit import admin as audit_admin
 from bursar.auth.endings import Endings
 from bursar.auth.guard import Identify
 from bursar.auth.tokens import Tokens
+from bursar.booking import admin as booking_admin
+from bursar.booking import api as booking_api
+from bursar.booking import appointments_admin, training_api, trainings_admin
 from bursar.core import hot, metrics, openapi, problems
 from bursar.core.database import Database
 from bursar.core.edge import Edge
@@ -49,6 +52,8 @@ CUSTOMER_ROUTERS = (
     accounts_api.router,
     wallets_api.router,
     rewards_api.router,
+    booking_api.router,
+    training_api.router,
 )
 STAFF_ROUTERS = (
     staff_door.router,
@@ -58,6 +63,9 @@ STAFF_ROUTERS = (
     audit_admin.router,
     wallets_admin.router,
     rewards_admin.router,
+    booking_admin.router,
+    appointments_admin.router,
+    trainings_admin.router,
     system_admin.router,
 )
 

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import tasks as accounts_tasks
 from bursar.audit import tasks as audit_tasks
 from bursar.auth import tasks as auth_tasks
+from bursar.booking import tasks as booking_tasks
 from bursar.core import events, failures, jobs, queue, relay, schedule, tasks
 from bursar.core.database import (
     WORKER,
@@ -48,6 +49,7 @@ DOMAINS = (
     accounts_tasks,
     wallets_tasks,
     rewards_tasks,
+    booking_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

@@ -13,9 +13,12 @@ class Permission(StrEnum):
     """What a staff route asks for."""
 
     AUDIT_READ = "audit.read"
+    BOOKING_READ = "booking.read"
+    BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"
     LEDGER_READ = "ledger.read"  # the books of the whole company
     REWARDS_WRITE = "rewards.write"
+    SERVICES_READ = "services.read"  # what is offered, not who has booked it
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"
     STAFF_READ = "staff.read"
@@ -47,7 +50,10 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     StaffRole.ADMINISTRATOR: EVERYTHING,
     StaffRole.SUPPORT: frozenset(
         {
+            Permission.BOOKING_READ,
+            Permission.BOOKING_WRITE,
             Permission.HEALTH_READ,
+            Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.USERS_WRITE,
@@ -57,14 +63,21 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     ),
     StaffRole.ANALYST: frozenset(
         {
+            Permission.BOOKING_READ,
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,
+            Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,
         }
     ),
     StaffRole.MARKETER: frozenset(
-        {Permission.REWARDS_WRITE, Permission.SETTINGS_READ, Permission.USERS_READ}
+        {
+            Permission.REWARDS_WRITE,
+            Permission.SERVICES_READ,
+            Permission.SETTINGS_READ,
+            Permission.USERS_READ,
+        }
     ),
 }

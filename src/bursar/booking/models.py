@@ -22,7 +22,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bursar.core.database import Base
 
@@ -116,6 +116,18 @@ class Provider(Row, Base):
     )
 
 
+class ProviderName(Base):
+    """What everybody may know of a provider."""
+
+    __table__ = Provider.__table__
+    __mapper_args__ = {"include_properties": ("id", "name", "time_zone", "active")}  # noqa: RUF012
+
+    id: Mapped[UUID]
+    name: Mapped[str]
+    time_zone: Mapped[str]
+    active: Mapped[bool]
+
+
 class Service(Row, Base):
     """What one customer can book at one time with one provider."""
 
@@ -138,6 +150,9 @@ class Service(Row, Base):
     active: Mapped[bool] = mapped_column(server_default=text("true"))
     searched: Mapped[str] = mapped_column(
         Text, Computed("lower(' ' || name || ' ' || description)", persisted=True), **UNREAD
+    )
+    providers: Mapped[list[ProviderName]] = relationship(
+        secondary="service_providers", viewonly=True, lazy="selectin", order_by=ProviderName.name
     )
 
 
@@ -257,6 +272,7 @@ class Appointment(Booking, Base):
     buffer_after_minutes: Mapped[int]
     status: Mapped[str] = mapped_column(server_default=AppointmentStatus.BOOKED)
     note: Mapped[str | None]
+    provider: Mapped[ProviderName] = relationship(viewonly=True, lazy="selectin")
 
 
 class Training(Row, Base):
@@ -289,6 +305,7 @@ class Training(Row, Base):
     searched: Mapped[str] = mapped_column(
         Text, Computed("lower(' ' || title || ' ' || description)", persisted=True), **UNREAD
     )
+    provider: Mapped[ProviderName] = relationship(viewonly=True, lazy="selectin")
 
 
 class Enrolment(Booking, Base):
@@ -313,3 +330,4 @@ class Enrolment(Booking, Base):
     number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
     may_wait: Mapped[bool] = mapped_column(server_default=NO)
     status: Mapped[str] = mapped_column(server_default=EnrolmentStatus.ENROLLED)
+    training: Mapped[Training] = relationship(viewonly=True, lazy="selectin")
