@@ -81,7 +81,7 @@ grant select on trainings to app_user, staff_user, worker_user;
 create policy customers on trainings for select to app_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 grant insert (title, description, provider_id, starts_at, ends_at, enrol_until, capacity, price,
-    currency, payment_in_advance),
+    currency, payment_in_advance, cancel_reason),
   update (title, description, provider_id, starts_at, ends_at, enrol_until, capacity, price,
     currency, payment_in_advance, status, cancel_reason)
   on trainings to staff_user;

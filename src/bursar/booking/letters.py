@@ -44,7 +44,7 @@ NEWS = {
 
 async def write_all(db: AsyncSession) -> int:
     """Tells what is to be told, the oldest first; answers how much that was."""
-    rows = [
+    rows: list[Appointment | Enrolment] = [
         *await due(db, Appointment, Appointment.letter.is_not(None)),
         *await due(db, Enrolment, Enrolment.letter.is_not(None)),
     ]
@@ -75,10 +75,11 @@ async def remind_all(db: AsyncSession) -> int:
         Enrolment.status == EnrolmentStatus.ENROLLED,
         *soon(starts_at, Enrolment.created_at, ahead),
     )
-    for row in (*appointments, *enrolments):
+    rows: list[Appointment | Enrolment] = [*appointments, *enrolments]
+    for row in rows:
         await write(db, row, "reminder")
         row.reminded_at = func.now()
-    return len(appointments) + len(enrolments)
+    return len(rows)
 
 
 def soon(starts_at: Any, created_at: Any, ahead: timedelta) -> tuple[ColumnElement[bool], ...]:

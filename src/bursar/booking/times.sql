@@ -134,7 +134,8 @@ language sql stable set search_path = pg_catalog, public, pg_temp as $$
     least(upper(piece), last),
     step
   ) as start
-  where start >= first and start < last and open @> tstzrange(start, start + length)
+  where piece @> start and start >= first and start < last
+    and open @> tstzrange(start, start + length)
 $$;
 
 -- What can be booked. Definer's rights: it reads whose time is taken, and tells only what is free.
