@@ -38,6 +38,11 @@ from bursar.core.limits import Limits
 from bursar.core.notices import Notices
 from bursar.core.seal import Seal
 from bursar.core.settings import Settings
+from bursar.payments import admin as payments_admin
+from bursar.payments import api as payments_api
+from bursar.payments import demo_page
+from bursar.payments import webhooks as payments_webhooks
+from bursar.payments.providers import registry
 from bursar.rewards import admin as rewards_admin
 from bursar.rewards import api as rewards_api
 from bursar.system import admin as system_admin
@@ -52,6 +57,8 @@ CUSTOMER_ROUTERS = (
     accounts_api.router,
     wallets_api.router,
     rewards_api.router,
+    payments_webhooks.router,
+    payments_api.router,
     booking_api.router,
     training_api.router,
 )
@@ -63,6 +70,7 @@ STAFF_ROUTERS = (
     audit_admin.router,
     wallets_admin.router,
     rewards_admin.router,
+    payments_admin.router,
     booking_admin.router,
     appointments_admin.router,
     trainings_admin.router,
@@ -95,6 +103,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     app.state.endings = Endings(app.state.database)
     app.state.endings.watch(app.state.notices)
     app.state.till = Till(app.state.database)
+    app.state.providers = registry.providers(settings)
     install_middleware(app, settings)
     install_routes(app)
     know_routes(app)
@@ -107,6 +116,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with app.state.notices.listening():
         yield
     await app.state.till.close()
+    await app.state.providers.close()
     await app.state.database.close()
 
 
@@ -140,6 +150,7 @@ def install_routes(app: FastAPI) -> None:
     app.include_router(metrics.router)
     app.include_router(pages.router)
     app.include_router(first_run.router)
+    app.include_router(demo_page.router)
     for router in CUSTOMER_ROUTERS:
         app.include_router(router, prefix="/api/v1")
     for router in STAFF_ROUTERS:

@@ -35,6 +35,8 @@ from bursar.core.database_errors import DRIVER_ERRORS, state_of
 from bursar.core.errors import BursarError
 from bursar.core.queue import Held, HoldLost
 from bursar.core.settings import Settings
+from bursar.payments import inbox as payments_inbox
+from bursar.payments import tasks as payments_tasks
 from bursar.rewards import tasks as rewards_tasks
 from bursar.system import tasks as system_tasks
 from bursar.wallets import tasks as wallets_tasks
@@ -49,6 +51,8 @@ DOMAINS = (
     accounts_tasks,
     wallets_tasks,
     rewards_tasks,
+    payments_tasks,
+    payments_inbox,
     booking_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 

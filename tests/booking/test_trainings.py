@@ -230,9 +230,9 @@ async def test_a_training_that_cannot_be(live_db: Live) -> None:
         ("ends_before_start", {"enrolUntil": said(at(4))}),
         ("booking.unknown_provider", {"providerId": str(CARL.id)}),
         ("greater_than_equal", {"capacity": 0}),
-        ("greater_than_equal", {"price": "-1"}),
+        ("booking.negative_price", {"price": "-1"}),
         ("money.too_many_digits", {"price": "1.005"}),
-        ("booking.unknown_currency", {"currency": "XXX"}),
+        ("payments.unknown_currency", {"currency": "XXX"}),
     ]
     for code, given in tries:
         answer = await post(live_db, OLIVIA, f"{ADMIN}/trainings", as_staff_wrote(ana, **given))
@@ -241,4 +241,6 @@ async def test_a_training_that_cannot_be(live_db: Live) -> None:
         codes = {problem["code"], *(each["code"] for each in problem.get("errors", ()))}
         assert code in codes, (given, problem)
     assert await rows(live_db, "select from trainings") == []
-    await made(live_db, "trainings", as_staff_wrote(ana, price="1000", currency="JPY"))
+    await made(live_db, "assets", {"code": "JPY", "scale": 0})
+    yen = await made(live_db, "trainings", as_staff_wrote(ana, price="1000", currency="JPY"))
+    assert yen["price"] == 1000

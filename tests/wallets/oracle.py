@@ -17,7 +17,10 @@ from tests.databases import raw
 
 Answer = dict[str, Any]
 ANY_REFUSAL = "any"  # out of a wallet that nothing went into, nothing comes
-COMPANY = ("clearing", "revenue", "adjustments", "exchange", "rewards", "fees", "disputes")
+COMPANY = (
+    "clearing", "revenue", "adjustments", "exchange", "rewards", "fees", "disputes", "refunds",
+    "suspense",
+)  # fmt: skip
 
 ENTRIES = """
   select debit_id as account, debit_seq as seq, debit_after as after, -amount as delta, posted_at,

@@ -144,8 +144,11 @@ def challenge(bad_token: BadToken | None) -> BursarError:
 class Everyone:
     """A dependency that says: this route is for everyone, signed in or not."""
 
-    async def __call__(self) -> None:
-        return None
+    is_guard = True
+
+    async def __call__(self, request: HTTPConnection) -> Actor:
+        actor: Actor = request.state.actor
+        return actor
 
 
 def staff(permission: Permission) -> Any:

@@ -17,6 +17,9 @@ class Permission(StrEnum):
     BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"
     LEDGER_READ = "ledger.read"  # the books of the whole company
+    PAYMENTS_READ = "payments.read"
+    PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
+    PAYMENTS_REFUND = "payments.refund"
     REWARDS_WRITE = "rewards.write"
     SERVICES_READ = "services.read"  # what is offered, not who has booked it
     SETTINGS_READ = "settings.read"
@@ -53,6 +56,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.BOOKING_READ,
             Permission.BOOKING_WRITE,
             Permission.HEALTH_READ,
+            Permission.PAYMENTS_READ,
             Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
@@ -66,6 +70,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.BOOKING_READ,
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,
+            Permission.PAYMENTS_READ,
             Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,

@@ -12,7 +12,7 @@ from bursar.auth.permissions import Permission
 from bursar.booking import offer, queries
 from bursar.booking.api import AvailabilityQuery, ServicesQuery, availability
 from bursar.booking.models import Provider, Service
-from bursar.booking.pricing import UnknownCurrency
+from bursar.booking.pricing import NegativePrice
 from bursar.booking.refusals import HoursOverlap, UnknownProvider, UnknownTimeZone
 from bursar.booking.staff_schemas import (
     AvailabilityForStaff,
@@ -37,13 +37,14 @@ from bursar.core.money import TooManyDigits
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Route
+from bursar.payments.currencies import UnknownCurrency
 
 router = APIRouter(tags=["booking"], route_class=Route)
 
 READ = staff(Permission.BOOKING_READ)
 WRITE = staff(Permission.BOOKING_WRITE)
 READ_SERVICES = staff(Permission.SERVICES_READ)
-BAD_PRICE = (UnknownCurrency, TooManyDigits)
+BAD_PRICE = (NegativePrice, TooManyDigits, UnknownCurrency)
 
 
 class ProvidersQuery(PageQuery):

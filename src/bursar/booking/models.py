@@ -211,7 +211,7 @@ class Booking(Row):
     currency: Mapped[str]
     pay_by: Mapped[datetime | None]  # then it is free again, unless it is paid for
     payment_status: Mapped[str] = mapped_column(server_default=PaymentStatus.UNPAID)
-    payment_id: Mapped[UUID | None]
+    payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
     refund_percent: Mapped[int | None]  # of what was paid; set when it is cancelled
     refund_asked_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
@@ -239,7 +239,8 @@ def of_booking(table: str, live: str) -> tuple[Index, ...]:
             f"ix_{table}_refund",
             "updated_at",
             postgresql_where=text(
-                "refund_percent > 0 and refund_asked_at is null and payment_status = 'paid'"
+                "refund_percent > 0 and refund_asked_at is null"
+                " and payment_status in ('paid', 'partially_refunded')"
             ),
         ),
     )

@@ -167,7 +167,8 @@ async def record_exception(db: AsyncSession, row: AvailabilityException, deed: s
 async def add_service(
     db: AsyncSession, facts: Mapping[str, Any], provider_ids: Sequence[UUID]
 ) -> Service:
-    service = Service(**{**facts, "price": in_currency(facts["price"], facts["currency"])})
+    price = await in_currency(db, facts["price"], facts["currency"])
+    service = Service(**{**facts, "price": price})
     await records.add(db, service)
     await set_providers(db, service, provider_ids)
     await events.publish(db, ServicesChanged(service_id=str(service.id)))
@@ -184,7 +185,7 @@ async def change_service(
 ) -> Service:
     """As a whole; what is booked keeps the price and the length that it was booked with."""
     service = await records.held(db, Service, service_id, if_match)
-    price = in_currency(facts["price"], facts["currency"])
+    price = await in_currency(db, facts["price"], facts["currency"])
     changed = await records.change(db, service, {**facts, "price": price}, "changed")
     if await set_providers(db, service, provider_ids) or changed:
         await events.publish(db, ServicesChanged(service_id=str(service_id)))

@@ -1,31 +1,28 @@
-"""Prices with the digits of their currency, neither more nor fewer."""
+"""Prices that can be paid: in a currency of the ledger, with the digits that ISO 4217 gives it."""
 
 from decimal import Decimal
 
-from iso4217 import Currency
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import money
 from bursar.core.errors import BursarError
-
-DIGITS: dict[str, int] = {
-    each.code: each.exponent for each in Currency if each.exponent is not None
-}
+from bursar.payments import currencies
 
 
-class UnknownCurrency(BursarError, status=422, code="booking.unknown_currency"):
-    """A currency is one of ISO 4217 that has a smallest unit, such as USD or JPY."""
+class NegativePrice(BursarError, status=422, code="booking.negative_price"):
+    """A price is zero or more."""
 
 
-def in_currency(amount: Decimal, currency: str) -> Decimal:
+async def in_currency(db: AsyncSession, price: Decimal, currency: str) -> Decimal:
     """The exact price: 20 dollars are 20.00, 20 yen are 20; nothing is rounded."""
-    if currency not in DIGITS:
-        detail = "There is no such currency; take a code of ISO 4217 such as USD."
-        raise money.bad(UnknownCurrency, "/currency", detail)
-    digits = DIGITS[currency]
-    return money.decimal(money.signed_minor(amount, digits, pointer="/price"), digits)
+    if price < 0:
+        raise money.bad(NegativePrice, "/price", "A price is zero or more.")
+    if price == 0:
+        return money.decimal(0, currencies.digits(currency))
+    return await currencies.check(db, price, currency, pointer="/price")
 
 
-def share(price: Decimal, percent: int, currency: str) -> Decimal:
-    """So many percent of a price, rounded down to the currency's digits."""
-    whole = int(price.scaleb(DIGITS[currency]))
-    return money.decimal(whole * percent // 100, DIGITS[currency])
+def share(amount: Decimal, percent: int, currency: str) -> Decimal:
+    """So many percent of an amount, rounded down to the currency's digits."""
+    digits = currencies.digits(currency)
+    return money.decimal(money.signed_minor(amount, digits) * percent // 100, digits)

@@ -8,11 +8,11 @@ from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
-from bursar.booking.models import Appointment, Enrolment, Provider, Service, Training
+from bursar.booking.models import Row
 from bursar.booking.refusals import missing, refusable
 from bursar.core import etag
 
-Kept = TypeVar("Kept", Provider, Service, Training, Appointment, Enrolment)
+Kept = TypeVar("Kept", bound=Row)
 
 UNSAID = frozenset((
     "version", "updated_at", "created_at", "letter", "note", "enrolled", "waiting",

@@ -51,7 +51,7 @@ async def schedule(db: AsyncSession, facts: Mapping[str, Any]) -> Training:
     await refuse_bad(db, facts)
     if facts["starts_at"] <= datetime.now(UTC):
         raise because(PastStart)
-    training = await records.add(db, Training(**complete(facts)))
+    training = await records.add(db, Training(**await complete(db, facts)))
     await events.publish(db, TrainingChanged(training_id=str(training.id)))
     return training
 
@@ -64,16 +64,16 @@ async def change(
     training = await records.held(db, Training, training_id, if_match)
     if facts["starts_at"] <= datetime.now(UTC) and facts["starts_at"] != training.starts_at:
         raise because(PastStart)
-    if await records.change(db, training, complete(facts), "changed"):
+    if await records.change(db, training, await complete(db, facts), "changed"):
         await events.publish(db, TrainingChanged(training_id=str(training_id)))
     return training
 
 
-def complete(facts: Mapping[str, Any]) -> dict[str, Any]:
+async def complete(db: AsyncSession, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **facts,
         "enrol_until": facts["enrol_until"] or facts["starts_at"],
-        "price": in_currency(facts["price"], facts["currency"]),
+        "price": await in_currency(db, facts["price"], facts["currency"]),
     }
 
 

@@ -45,6 +45,7 @@ SQL_FILES = (  # lower domains first
     "wallets/moments.sql",
     "wallets/database.sql",
     "rewards/database.sql",
+    "payments/database.sql",
     "booking/times.sql",
     "booking/guards.sql",
     "booking/database.sql",

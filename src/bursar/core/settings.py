@@ -19,17 +19,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bursar.core import mail_settings, oidc_settings
+from bursar.core import mail_settings, oidc_settings, payment_settings
 from bursar.core.errors import BursarError
 from bursar.core.mail_settings import MailAddress, MailHost, PublicUrl, Security
 from bursar.core.oidc_settings import ClientId, ClientSecret, Issuer, Scopes
+from bursar.core.payment_settings import PaymentSettings
 
 PREFIX = "BURSAR_"
 RESERVED = "BURSAR_TEST_"  # read by the test suite alone
 DATA_OF_ROOT = Path("/var/lib/bursar")
 
 
-class Settings(BaseSettings):
+class Settings(PaymentSettings):
     """Each field is a variable: `port` is BURSAR_PORT. The description is its line in the docs."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
     staff_oidc_client_id: ClientId = oidc_settings.client_id_for("staff")
     staff_oidc_client_secret: ClientSecret = oidc_settings.client_secret_for("staff")
     oidc_scopes: Scopes = oidc_settings.SCOPES
+    demo_payments: bool = payment_settings.DEMO
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web origins whose pages may call the API, separated by commas."
     )
@@ -225,6 +227,11 @@ class Settings(BaseSettings):
     def given_with_server(cls, value: str | None, info: ValidationInfo) -> str | None:
         mail_settings.check_sender(value, info.data)
         return value
+
+    @field_validator("demo_payments")
+    @classmethod
+    def only_for_show(cls, value: bool, info: ValidationInfo) -> bool:
+        return payment_settings.check_demo(value, info.data)
 
     @cached_property
     def secret_keys(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from bursar.auth import models as auth
 from bursar.booking import models as booking
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
 from bursar.wallets import models as wallets
@@ -21,6 +22,7 @@ DOMAINS = (
     accounts,
     wallets,
     rewards,
+    payments,
     booking,
 )  # importing them is what fills the metadata
 

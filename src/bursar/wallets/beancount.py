@@ -17,6 +17,8 @@ AT_ONCE = 1000  # rows that are in memory together
 PLACES = {
     "clearing": "Assets:Clearing",
     "disputes": "Assets:Disputes",
+    "refunds": "Liabilities:Refunds",
+    "suspense": "Liabilities:Suspense",
     "revenue": "Income:Revenue",
     "rewards": "Expenses:Rewards",
     "fees": "Expenses:Fees",

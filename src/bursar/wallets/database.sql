@@ -96,7 +96,8 @@ create or replace function open_company_accounts(asset_code text) returns void
 language sql set search_path = pg_catalog, public, pg_temp as $$
   insert into accounts (asset, purpose, shard, overdraft)
   select asset_code, purpose, shard, null
-  from unnest(array['clearing', 'revenue', 'adjustments', 'exchange', 'rewards', 'fees', 'disputes'])
+  from unnest(array['clearing', 'revenue', 'adjustments', 'exchange', 'rewards', 'fees', 'disputes',
+    'refunds', 'suspense'])
     as purpose
   cross join generate_series(0, 15) as shard
   on conflict do nothing
@@ -112,6 +113,9 @@ create or replace trigger open_accounts after insert on assets
   for each row execute function open_accounts_of_asset();
 insert into assets (code, scale, kind) values ('USD', 6, 'currency'), ('POINTS', 0, 'points')
   on conflict do nothing;
+do $$ begin
+  perform open_company_accounts(code) from assets;  -- also those that a newer release has added
+end $$;
 
 -- Whoever is a customer has a wallet in dollars, from the first moment on.
 create or replace function open_wallets() returns trigger

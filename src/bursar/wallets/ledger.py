@@ -44,6 +44,10 @@ class Kind(StrEnum):
     TAKE_BACK = "take_back"
     REDEEM = "redeem"
     EXPIRE = "expire"
+    PAYMENT = "payment"  # for something else than the wallet, past it
+    REFUND = "refund"
+    DISPUTE = "dispute"
+    FEE = "fee"
 
 
 def user(user_id: UUID | str) -> str:

@@ -2,13 +2,13 @@
 
 from bursar.migrations.script import run
 
-revision = "20261128_0011"
-down_revision = "20261121_0009"
+revision = "20261128_0013"
+down_revision = "20261128_0012"
 
 
 def upgrade() -> None:
     run("create extension if not exists btree_gist")  # trusted: the database's owner may
-    for script in (PROVIDERS, SERVICES, HOURS, APPOINTMENTS, TRAININGS, ENROLMENTS, TIMES):
+    for script in (PROVIDERS, SERVICES, HOURS, APPOINTMENTS, TRAININGS, ENROLMENTS, TIMES, PAID):
         run(script)
 
 
@@ -178,7 +178,8 @@ create index ix_appointments_pay_by on appointments (pay_by)
 create index ix_appointments_unreminded on appointments (starts_at)
   where reminded_at is null and status in ('booked', 'confirmed');
 create index ix_appointments_refund on appointments (updated_at)
-  where refund_percent > 0 and refund_asked_at is null and payment_status = 'paid';
+  where refund_percent > 0 and refund_asked_at is null
+    and payment_status in ('paid', 'partially_refunded');
 """
 
 TRAININGS = """
@@ -276,7 +277,8 @@ create index ix_training_enrolments_letter on training_enrolments (updated_at)
 create index ix_training_enrolments_pay_by on training_enrolments (pay_by)
   where pay_by is not null and status = 'enrolled' and payment_status = 'unpaid';
 create index ix_training_enrolments_refund on training_enrolments (updated_at)
-  where refund_percent > 0 and refund_asked_at is null and payment_status = 'paid';
+  where refund_percent > 0 and refund_asked_at is null
+    and payment_status in ('paid', 'partially_refunded');
 """
 
 # Where both kinds of a provider's time stand side by side, so that one constraint holds for both.
@@ -298,4 +300,17 @@ create table provider_times (
 );
 create index ix_provider_times_appointment_id on provider_times (appointment_id);
 create index ix_provider_times_training_id on provider_times (training_id);
+"""
+
+# Payments stand below and know only that there are such columns.
+PAID = """
+alter table payments
+  add constraint fk_payments_service_id foreign key (service_id) references services (id),
+  add constraint fk_payments_appointment_id foreign key (appointment_id)
+    references appointments (id),
+  add constraint fk_payments_training_id foreign key (training_id) references trainings (id);
+alter table appointments add constraint fk_appointments_payment_id
+  foreign key (payment_id) references payments (id);
+alter table training_enrolments add constraint fk_training_enrolments_payment_id
+  foreign key (payment_id) references payments (id);
 """

@@ -1,0 +1,332 @@
+-- Payments: what was asked for never changes, what has come of it only goes forward, and every change
+-- leaves a row. Customers see their own and may ask for one; what comes of it, only the worker writes.
+
+-- The status is what the amounts say; `failed` alone is said, and only before any money has come.
+create or replace function status_of(said text, captured numeric, refunded numeric) returns text
+language sql immutable parallel safe
+return case
+  when captured = 0 then said
+  when refunded = 0 then 'completed'
+  when refunded < captured then 'partially_refunded'
+  else 'refunded' end;
+
+create or replace function payment_rank(status text) returns integer
+language sql immutable parallel safe
+return array_position(
+  array['pending', 'failed', 'completed', 'partially_refunded', 'refunded'], status);
+
+create or replace function begin_payment() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.provider := coalesce(new.provider, case
+    when new.payment_method in ('stripe', 'paypal') then new.payment_method else 'manual' end);
+  if (new.status, new.captured, new.refunded, new.refund_pending, new.disputed, new.fee)
+    is distinct from ('pending', 0, 0, 0, 0, 0)
+  then
+    raise exception 'a payment begins pending' using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+create or replace trigger begin_payment before insert on payments
+  for each row execute function begin_payment();
+
+-- Forward only. A row of a customer who is deleted loses its owner, and a saved method may go.
+create or replace function advance_payment() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if (old.amount, old.currency, old.payment_method, old.purpose, old.provider, old.test_mode,
+      old.service_id, old.appointment_id, old.training_id, old.invoice_id, old.created_at)
+    is distinct from
+    (new.amount, new.currency, new.payment_method, new.purpose, new.provider, new.test_mode,
+      new.service_id, new.appointment_id, new.training_id, new.invoice_id, new.created_at)
+    or (new.user_id is distinct from old.user_id and new.user_id is not null)
+    or (new.method_id is distinct from old.method_id and new.method_id is not null
+      and old.method_id is not null)
+    or new.stripe_payment_intent_id is distinct from
+      coalesce(old.stripe_payment_intent_id, new.stripe_payment_intent_id)
+    or new.paypal_order_id is distinct from coalesce(old.paypal_order_id, new.paypal_order_id)
+  then
+    raise exception 'what a payment was asked for is not changed'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  if new.status <> old.status and new.status <> status_of(new.status, new.captured, new.refunded) then
+    raise exception 'a payment is not %: its amounts say otherwise', new.status
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  new.status := status_of(new.status, new.captured, new.refunded);
+  if payment_rank(new.status) < payment_rank(old.status)
+    or new.captured < old.captured or new.refunded < old.refunded or new.fee < old.fee
+  then
+    raise exception 'a payment does not go back from % to %', old.status, new.status
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  if new.captured > 0 and old.captured = 0 then
+    new.payment_date := coalesce(new.payment_date, now());
+  end if;
+  return new;
+end $$;
+create or replace trigger advance_payment before update on payments
+  for each row execute function advance_payment();
+create or replace trigger touch before update on payments
+  for each row execute function touch();
+create or replace trigger touch before update on payment_methods
+  for each row execute function touch();
+create or replace trigger touch before update on refunds
+  for each row execute function touch();
+create or replace trigger refuse_removal before delete on payments
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on payments
+  for each statement execute function refuse_change();
+
+-- Definer's rights: nobody writes history but through this trigger.
+create or replace function keep_payment_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if tg_op = 'UPDATE' and (old.status, old.captured, old.refunded, old.disputed)
+    is not distinct from (new.status, new.captured, new.refunded, new.disputed)
+  then
+    return null;
+  end if;
+  insert into payment_audits (payment_id, old_status, new_status, change_reason, changed_by,
+    captured, refunded, provider_data)
+  values (new.id, case when tg_op = 'UPDATE' then old.status end, new.status, new.change_reason,
+    coalesce(new.changed_by, current_subject()::text, session_user), new.captured, new.refunded,
+    new.change_data);
+  return null;
+end $$;
+revoke execute on function keep_payment_change() from public;
+create or replace trigger keep_change after insert or update on payments
+  for each row execute function keep_payment_change();
+call write_once('payment_audits');
+
+-- The summary: sixteen rows of each kind, so that payments settled at once do not queue at one.
+create or replace function add_up_payments() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  insert into payment_totals as total (payment_method, status, currency, shard, payments, amount)
+  select payment_method, status, currency, pg_backend_pid() % 16, sum(n), sum(n * amount)
+  from (
+    select payment_method, status, currency, amount, 1 as n from changed
+    union all
+    select payment_method, status, currency, amount, -1 from former
+  ) as step
+  group by payment_method, status, currency
+  having sum(n) <> 0 or sum(n * amount) <> 0
+  order by payment_method, status, currency
+  on conflict (payment_method, status, currency, shard) do update
+    set payments = total.payments + excluded.payments, amount = total.amount + excluded.amount;
+  return null;
+end $$;
+create or replace function add_up_new_payments() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  insert into payment_totals as total (payment_method, status, currency, shard, payments, amount)
+  select payment_method, status, currency, pg_backend_pid() % 16, count(*), sum(amount)
+  from changed
+  group by payment_method, status, currency
+  order by payment_method, status, currency
+  on conflict (payment_method, status, currency, shard) do update
+    set payments = total.payments + excluded.payments, amount = total.amount + excluded.amount;
+  return null;
+end $$;
+revoke execute on function add_up_payments(), add_up_new_payments() from public;
+create or replace trigger add_up_new after insert on payments
+  referencing new table as changed for each statement execute function add_up_new_payments();
+create or replace trigger add_up after update on payments
+  referencing old table as former new table as changed
+  for each statement execute function add_up_payments();
+
+create or replace view payment_summary with (security_invoker) as
+select payment_method, status, currency, sum(payments)::bigint as payment_count,
+  sum(amount) as total_amount
+from (
+  select payment_method, status, currency, payments, amount from payment_totals
+  union all
+  select payment_method, status, currency, 1, amount from payments
+  where session_user = 'app_user'
+) as each_one
+group by payment_method, status, currency
+having sum(payments) > 0;
+
+-- Refunds: what is under way and what is done is counted in the payment, where a CHECK bounds it; so
+-- of two that race for the same money one is refused, whoever asks.
+create or replace function begin_refund() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if new.status <> 'pending' then
+    raise exception 'a refund begins pending' using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+create or replace trigger begin_refund before insert on refunds
+  for each row execute function begin_refund();
+create or replace function count_refund() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  pending numeric := 0;
+  done numeric := 0;
+begin
+  if tg_op = 'INSERT' then
+    pending := new.amount;
+  elsif (old.payment_id, old.amount, old.destination, old.created_at)
+    is distinct from (new.payment_id, new.amount, new.destination, new.created_at)
+    or (new.status <> old.status
+      and (old.status, new.status) not in
+        (('pending', 'completed'), ('pending', 'failed'), ('completed', 'returned')))
+  then
+    raise exception 'a refund only goes forward' using errcode = 'integrity_constraint_violation';
+  elsif old.status = 'pending' and new.status <> 'pending' then
+    pending := -new.amount;
+    done := case when new.status = 'completed' then new.amount else 0 end;
+  end if;
+  if pending <> 0 then
+    update payments set refund_pending = refund_pending + pending, refunded = refunded + done,
+      change_reason = coalesce('refund: ' || new.reason, 'refund'),
+      changed_by = new.requested_by, change_data = jsonb_build_object('refund_id', new.id)
+    where id = new.payment_id;
+  end if;
+  return null;
+end $$;
+revoke execute on function count_refund() from public;
+create or replace trigger count_refund after insert or update on refunds
+  for each row execute function count_refund();
+create or replace trigger refuse_removal before delete on refunds
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on refunds
+  for each statement execute function refuse_change();
+
+-- Disputes, likewise. A refund of a payment with an open dispute is refused by name in Python, and
+-- here by what is left.
+create or replace function count_dispute() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if tg_op = 'INSERT' then
+    select least(new.amount, captured - refunded - refund_pending - disputed) into new.counted
+    from payments where id = new.payment_id for no key update;
+    update payments set disputed = disputed + new.counted, change_reason = 'dispute opened',
+      changed_by = 'provider', change_data = jsonb_build_object('dispute_id', new.id)
+    where id = new.payment_id;
+  elsif (old.payment_id, old.provider_dispute_id, old.amount, old.counted)
+    is distinct from (new.payment_id, new.provider_dispute_id, new.amount, new.counted)
+    or (new.status <> old.status and old.status <> 'open')
+  then
+    raise exception 'a dispute only goes forward' using errcode = 'integrity_constraint_violation';
+  elsif new.status <> old.status then
+    update payments set disputed = disputed - new.counted,
+      refunded = refunded + case when new.status = 'lost' then new.counted else 0 end,
+      change_reason = 'dispute ' || new.status, changed_by = 'provider',
+      change_data = jsonb_build_object('dispute_id', new.id)
+    where id = new.payment_id;
+  end if;
+  return new;
+end $$;
+revoke execute on function count_dispute() from public;
+create or replace trigger count_dispute before insert or update on disputes
+  for each row execute function count_dispute();
+create or replace trigger refuse_removal before delete on disputes
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on disputes
+  for each statement execute function refuse_change();
+
+-- Who may do what.
+call lock_down('payments');
+grant select on payments to app_user, staff_user, worker_user;
+grant insert (user_id, amount, currency, payment_method, purpose, service_id, appointment_id,
+  training_id, invoice_id, description, reference, provider, test_mode, method_id, save_method,
+  metadata, idempotency_key, fingerprint, change_reason, changed_by) on payments
+  to app_user, staff_user;
+create policy own on payments to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
+  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy staff on payments to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant insert, update on payments to worker_user;
+create policy worker on payments to worker_user using (true) with check (true);
+
+call lock_down('payment_audits');
+grant select on payment_audits to app_user, staff_user, worker_user;
+create policy own on payment_audits for select to app_user
+  using (payment_id in (select id from payments));
+create policy staff on payment_audits for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy worker on payment_audits for select to worker_user using (true);
+
+call lock_down('refunds');
+grant select on refunds to app_user, staff_user, worker_user;
+create policy own on refunds for select to app_user
+  using (payment_id in (select id from payments));
+grant insert (payment_id, amount, destination, reason, requested_by, idempotency_key, fingerprint)
+  on refunds to staff_user;
+create policy staff on refunds to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant insert, update on refunds to worker_user;
+create policy worker on refunds to worker_user using (true) with check (true);
+
+call lock_down('disputes');
+grant select on disputes to app_user, staff_user;
+create policy own on disputes for select to app_user
+  using (payment_id in (select id from payments));
+create policy staff on disputes for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, insert, update on disputes to worker_user;
+create policy worker on disputes to worker_user using (true) with check (true);
+
+call lock_down('payment_events');
+grant select on payment_events to staff_user;
+create policy staff on payment_events for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, insert, update, delete on payment_events to worker_user;
+create policy worker on payment_events to worker_user using (true) with check (true);
+
+call lock_down('payment_methods');
+grant select on payment_methods to app_user, staff_user;
+grant update (is_default), delete on payment_methods to app_user;
+create policy own on payment_methods to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy staff on payment_methods for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, insert, update, delete on payment_methods to worker_user;
+create policy worker on payment_methods to worker_user using (true) with check (true);
+
+call lock_down('provider_customers');
+grant select on provider_customers to app_user, staff_user;
+create policy own on provider_customers for select to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy staff on provider_customers for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select, insert, update, delete on provider_customers to worker_user;
+create policy worker on provider_customers to worker_user using (true) with check (true);
+
+call lock_down('payment_totals');
+grant select on payment_totals to staff_user, worker_user, analytics_user;
+create policy everybody on payment_totals for select
+  to staff_user, worker_user, analytics_user using (true);
+-- The view asks for both tables whoever looks; a customer's role sees no row of the totals.
+grant select on payment_totals to app_user;
+grant select (payment_method, status, currency, amount) on payments to analytics_user;
+revoke all on payment_summary from app_user, staff_user, worker_user, analytics_user;
+grant select on payment_summary to app_user, staff_user, worker_user, analytics_user;
+
+-- A webhook and the job that reads it, in one statement.
+create or replace function take_payment_event(
+  its_provider text, its_id text, its_type text, its_payload text, its_headers jsonb,
+  its_time timestamptz
+) returns boolean
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  taken uuid;
+begin
+  insert into payment_events (provider, event_id, type, payload, headers, happened_at)
+  values (its_provider, its_id, its_type, its_payload, its_headers, its_time)
+  on conflict (provider, event_id) do nothing returning id into taken;
+  if taken is null then
+    return false;
+  end if;
+  perform enqueue_job('payments.read_event', json_build_object('event', taken));
+  return true;
+end $$;
+revoke execute on function take_payment_event(text, text, text, text, jsonb, timestamptz) from public;
+grant execute on function take_payment_event(text, text, text, text, jsonb, timestamptz)
+  to worker_user;

@@ -1,0 +1,189 @@
+"""What providers tell by webhook: kept once, dealt with by a job, never dropped.
+
+An event whose signature is right is written down in one statement together with the job that reads
+it; the same event again changes nothing. One that is about something that is not here yet is parked
+and tried again, less and less often, for two weeks; then, or when it cannot be, it waits for staff,
+who see it whole and can replay it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.audit import service as audit
+from bursar.core import exact, jobs
+from bursar.core.database import WORKER, Database, Role
+from bursar.core.errors import BursarError
+from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.payments import settling
+from bursar.payments.applied import DIFFERS, DONE, NOT_HERE, Applied
+from bursar.payments.models import EventStatus, PaymentEvent
+from bursar.payments.providers import Event
+from bursar.payments.providers.registry import Providers, providers
+from bursar.payments.rules import EVENTS_DAYS
+from bursar.system import queries as system
+
+EVENTS = Order(
+    {"received_at": PaymentEvent.received_at}, key=PaymentEvent.id, default="-received_at"
+)
+COUNT_TO = 10_000
+PATIENCE = "14 days"
+MOST_FIRST_TRIES = 8  # each twice as long after the one before it, up to six hours
+KEPT_HEADERS = ("content-type", "user-agent", "paypal-transmission-id", "paypal-transmission-time")
+
+TAKE = """
+  select take_payment_event($2, $3, $4, $5, cast($6::text as jsonb), $7) as is_new
+"""
+
+
+async def take(
+    database: Database, provider: str, event: Event, body: bytes, headers: Mapping[str, str]
+) -> bool:
+    """Writes it down with its job, once; whether it is new. One statement, one round trip."""
+    kept = {name: headers[name][:300] for name in KEPT_HEADERS if name in headers}
+    row = await database.fetch_one(
+        WORKER,
+        TAKE,
+        provider,
+        event.event_id,
+        event.type,
+        body.decode(),
+        exact.dumps(kept),
+        event.happened_at,
+    )
+    return bool(row and row["is_new"])
+
+
+@jobs.job("payments.read_event", added_by={Role.WORKER, Role.STAFF})
+async def read_event(db: AsyncSession, payload: dict[str, Any]) -> None:
+    """Gives a webhook's facts their effect, in one transaction with what became of it."""
+    event = await db.get(PaymentEvent, UUID(payload["event"]), with_for_update={"key_share": True})
+    if event is None or event.status not in (EventStatus.WAITING, EventStatus.PARKED):
+        return
+    event.attempts += 1
+    applied = await deal_with(db, providers(db.info["settings"]), event)
+    for each in applied:
+        event.payment_id = each.payment_id or event.payment_id
+    event.status = status_of(applied)
+    event.outcome = outcome_of(applied)
+    if event.status == EventStatus.PARKED:
+        await park(db, event)
+    else:
+        event.settled_at, event.next_try_at = func.now(), None
+
+
+async def deal_with(db: AsyncSession, known: Providers, event: PaymentEvent) -> list[Applied]:
+    provider = known.of(event.provider)
+    try:
+        facts = provider.facts(orjson.loads(event.payload))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [Applied(DIFFERS, reason=f"it cannot be read: {type(error).__name__} {error}"[:500])]
+    return [await settling.apply(db, fact) for fact in facts]
+
+
+def status_of(applied: list[Applied]) -> EventStatus:
+    effects = {each.what for each in applied}
+    if not effects:
+        return EventStatus.IGNORED
+    if DIFFERS in effects:
+        return EventStatus.FAILED
+    return EventStatus.PARKED if NOT_HERE in effects else EventStatus.DONE
+
+
+def outcome_of(applied: list[Applied]) -> str:
+    if not applied:
+        return "of a type that changes nothing here"
+    reasons = [each.reason for each in applied if each.reason]
+    done = any(each.what == DONE for each in applied)
+    return "; ".join(reasons)[:1000] or ("done" if done else "known already")
+
+
+async def park(db: AsyncSession, event: PaymentEvent) -> None:
+    """Again after half a minute, a minute, two, and so on; after two weeks staff look at it."""
+    tried = min(event.attempts, MOST_FIRST_TRIES + 2)
+    over = select(PaymentEvent.received_at < func.now() - text(f"interval '{PATIENCE}'"))
+    if await db.scalar(over.where(PaymentEvent.id == event.id)):
+        event.status, event.settled_at, event.next_try_at = EventStatus.FAILED, func.now(), None
+        return
+    seconds = min(30 * 2 ** (tried - 1), 6 * 3600)
+    event.next_try_at = func.now() + text(f"interval '{seconds} seconds'")
+
+
+class UnknownEvent(BursarError, status=404, code="payments.unknown_event"):
+    """There is no such webhook."""
+
+
+async def event(db: AsyncSession, event_id: UUID, *, lock: bool = False) -> PaymentEvent:
+    given: Any = {"key_share": True} if lock else None
+    found = await db.get(PaymentEvent, event_id, with_for_update=given, populate_existing=True)
+    if found is None:
+        raise UnknownEvent("There is no such webhook.")
+    return found
+
+
+async def events(
+    db: AsyncSession,
+    ask: PageQuery,
+    *,
+    status: EventStatus | None = None,
+    provider: str | None = None,
+    type_: str | None = None,
+    since: datetime | None = None,
+) -> Page[PaymentEvent]:
+    wanted = {
+        PaymentEvent.status: status,
+        PaymentEvent.provider: provider,
+        PaymentEvent.type: type_,
+    }
+    query = select(PaymentEvent).where(
+        *(column == value for column, value in wanted.items() if value is not None)
+    )
+    if since is not None:
+        query = query.where(PaymentEvent.received_at >= since)
+    return await fetch(db, query, ask, EVENTS, count_to=COUNT_TO)
+
+
+async def replay(db: AsyncSession, event_id: UUID) -> PaymentEvent:
+    """As the worker, on behalf of staff: it is read once more, as if it had come now."""
+    found = await event(db, event_id, lock=True)
+    before = {"status": found.status}
+    found.status, found.next_try_at, found.settled_at = EventStatus.WAITING, None, None
+    await db.flush()
+    await jobs.enqueue(db, read_event, {"event": str(found.id)}, unique_key=str(found.id))
+    after = {"status": EventStatus.WAITING}
+    await audit.record(
+        db, "payments.event_replayed", "payment_event", found.id, before=before, after=after
+    )
+    return found
+
+
+AT_ONCE = 500
+RETRY = text("""
+  select enqueue_job('payments.read_event', json_build_object('event', id), id::text, null)
+  from (
+    select id from payment_events
+    where status in ('waiting', 'parked')
+      and coalesce(next_try_at, received_at + interval '5 minutes') <= now()
+    order by coalesce(next_try_at, received_at) limit :most
+  ) as due
+""")
+
+
+@jobs.cron("* * * * *", "payments.retry_events")
+async def retry_events(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Reads once more what was parked, and what a job has given up."""
+    await db.execute(RETRY, {"most": AT_ONCE})
+
+
+@jobs.cron("47 2 * * *", "payments.prune_events")
+async def prune_events(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Forgets webhooks that were dealt with long ago."""
+    days = await system.value(db, EVENTS_DAYS)
+    old = PaymentEvent.settled_at < func.now() - text(f"interval '{int(days)} days'")
+    over = PaymentEvent.status.in_((EventStatus.DONE, EventStatus.IGNORED))
+    await db.execute(delete(PaymentEvent).where(over, old))

@@ -1,0 +1,145 @@
+"""Reads of payments, refunds, disputes and what their providers told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import Select, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.core.errors import BursarError
+from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.payments.models import (
+    Dispute,
+    DisputeStatus,
+    Method,
+    Payment,
+    PaymentAudit,
+    Refund,
+    RefundStatus,
+    Status,
+)
+
+PAYMENTS = Order(
+    {"created_at": Payment.created_at, "amount": Payment.amount},
+    key=Payment.id,
+    default="-created_at",
+)
+AUDITS = Order({"created_at": PaymentAudit.created_at}, key=PaymentAudit.id, default="created_at")
+REFUNDS = Order({"created_at": Refund.created_at}, key=Refund.id, default="-created_at")
+DISPUTES = Order({"opened_at": Dispute.opened_at}, key=Dispute.id, default="-opened_at")
+COUNT_TO = 10_000
+
+
+class UnknownPayment(BursarError, status=404, code="payments.unknown_payment"):
+    """There is no such payment, or it is not yours."""
+
+
+class UnknownRefund(BursarError, status=404, code="payments.unknown_refund"):
+    """There is no such refund."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which payments somebody wants to see."""
+
+    user_id: UUID | None = None
+    status: Status | None = None
+    method: Method | None = None
+    reference: str | None = None
+    unclaimed: bool | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def apply(self, query: Select[Payment]) -> Select[Payment]:
+        wanted = {
+            Payment.user_id: self.user_id,
+            Payment.status: self.status,
+            Payment.payment_method: self.method,
+            Payment.reference: self.reference,
+            Payment.unclaimed: self.unclaimed,
+        }
+        query = query.where(
+            *(column == value for column, value in wanted.items() if value is not None)
+        )
+        if self.since:
+            query = query.where(Payment.created_at >= self.since)
+        if self.until:
+            query = query.where(Payment.created_at < self.until)
+        return query
+
+
+async def payments(db: AsyncSession, ask: PageQuery, filters: Filters) -> Page[Payment]:
+    return await fetch(db, filters.apply(select(Payment)), ask, PAYMENTS, count_to=COUNT_TO)
+
+
+async def payment(db: AsyncSession, payment_id: UUID, *, lock: bool = False) -> Payment:
+    """One payment; locked, nothing else changes it until the transaction ends."""
+    query = select(Payment).where(Payment.id == payment_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    found: Payment | None = await db.scalar(query.execution_options(populate_existing=True))
+    if found is None:
+        raise UnknownPayment("There is no such payment.")
+    return found
+
+
+async def audits(db: AsyncSession, payment_id: UUID, ask: PageQuery) -> Page[PaymentAudit]:
+    await payment(db, payment_id)
+    query = select(PaymentAudit).where(PaymentAudit.payment_id == payment_id)
+    return await fetch(db, query, ask, AUDITS)
+
+
+async def refund(db: AsyncSession, refund_id: UUID) -> Refund:
+    found = await db.get(Refund, refund_id, populate_existing=True)
+    if found is None:
+        raise UnknownRefund("There is no such refund.")
+    return found
+
+
+async def refunds(
+    db: AsyncSession,
+    ask: PageQuery,
+    *,
+    payment_id: UUID | None = None,
+    status: RefundStatus | None = None,
+) -> Page[Refund]:
+    query = select(Refund)
+    if payment_id is not None:
+        query = query.where(Refund.payment_id == payment_id)
+    if status is not None:
+        query = query.where(Refund.status == status)
+    return await fetch(db, query, ask, REFUNDS, count_to=COUNT_TO)
+
+
+async def disputes(
+    db: AsyncSession, ask: PageQuery, *, status: DisputeStatus | None = None
+) -> Page[Dispute]:
+    query = select(Dispute)
+    if status is not None:
+        query = query.where(Dispute.status == status)
+    return await fetch(db, query, ask, DISPUTES, count_to=COUNT_TO)
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """How many payments there are of one method, status and currency."""
+
+    payment_method: str
+    status: str
+    currency: str
+    payment_count: int
+    total_amount: Decimal
+
+
+SUMMARY = text("""
+  select payment_method, status, currency, payment_count, total_amount from payment_summary
+  order by payment_method, status, currency
+""")
+
+
+async def summary(db: AsyncSession) -> Sequence[Summed]:
+    """A customer's own, or for staff all of them."""
+    return [Summed(*row) for row in await db.execute(SUMMARY)]

@@ -1,0 +1,103 @@
+"""What providers tell about refunds: done, failed, sent back, or made at their own page."""
+
+from decimal import Decimal
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.core import events
+from bursar.payments import posting
+from bursar.payments.applied import DIFFERS, DONE, KNOWN, NOT_HERE, Applied
+from bursar.payments.happenings import PaymentRefunded, about
+from bursar.payments.models import Payment, ProviderState, Refund, RefundStatus
+from bursar.payments.providers import Fact, What
+
+
+async def apply(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:
+    """The payment is locked, and with it all its refunds."""
+    refund = await find(db, payment, fact)
+    if fact.what == What.REFUND_FAILED:
+        return await failed(db, payment, refund, fact)
+    if refund is None:
+        return await made_elsewhere(db, payment, fact)
+    if refund.status in (RefundStatus.COMPLETED, RefundStatus.RETURNED):
+        return Applied(KNOWN)
+    if refund.status == RefundStatus.FAILED:
+        return Applied(DIFFERS, reason="a refund that had failed is said to be done")
+    if fact.amount is not None and fact.amount != refund.amount:
+        return Applied(DIFFERS, reason=f"{fact.amount} went back, {refund.amount} was asked for")
+    await posting.send_away(db, payment, refund)
+    await end(db, payment, refund, RefundStatus.COMPLETED, fact)
+    return Applied(DONE)
+
+
+async def find(db: AsyncSession, payment: Payment, fact: Fact) -> Refund | None:
+    """By our own id, which the provider tells back, or by the provider's."""
+    query = select(Refund).where(Refund.payment_id == payment.id)
+    rows = (await db.scalars(query.execution_options(populate_existing=True))).all()
+    for row in rows:
+        if fact.refund_id == str(row.id) or row.provider_refund_id == fact.object_id:
+            return row
+    return None
+
+
+async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:
+    """Somebody has refunded at the provider's own page: it is so, whatever the wallet has."""
+    if fact.refund_id:
+        return Applied(NOT_HERE, reason="the refund is not here")
+    if not payment.captured:
+        return Applied(NOT_HERE, reason="the payment is not known to be captured yet")
+    amount = fact.amount or Decimal(0)
+    if not 0 < amount <= payment.refundable or fact.currency not in (None, payment.currency):
+        return Applied(
+            DIFFERS, reason=f"{amount} {fact.currency} went back, {payment.refundable} was left"
+        )
+    await record_gone(db, payment, amount, fact)
+    return Applied(DONE)
+
+
+async def record_gone(db: AsyncSession, payment: Payment, amount: Decimal, fact: Fact) -> Refund:
+    """Writes down money that has gone back already, and takes it out of the wallet as far as it is
+    there."""
+    refund = Refund(
+        payment_id=payment.id,
+        amount=amount,
+        requested_by=fact.provider,
+        reason=(fact.reason or f"at {fact.provider}")[:500],
+        provider_refund_id=fact.object_id,
+    )
+    db.add(refund)
+    await db.flush()
+    await db.refresh(refund)
+    await posting.take_for_refund(db, payment, refund)
+    await end(db, payment, refund, RefundStatus.COMPLETED, fact)
+    return refund
+
+
+async def failed(db: AsyncSession, payment: Payment, refund: Refund | None, fact: Fact) -> Applied:
+    if refund is None:
+        return Applied(NOT_HERE, reason="the refund is not here")
+    if refund.status in (RefundStatus.FAILED, RefundStatus.RETURNED):
+        return Applied(KNOWN)
+    was_done = refund.status == RefundStatus.COMPLETED
+    await posting.bring_back(db, payment, refund, was_done=was_done)
+    await end(db, payment, refund, RefundStatus.RETURNED if was_done else RefundStatus.FAILED, fact)
+    return Applied(DONE)
+
+
+async def end(
+    db: AsyncSession, payment: Payment, refund: Refund, status: RefundStatus, fact: Fact
+) -> None:
+    """The trigger of refunds counts it in the payment."""
+    refund.status, refund.settled_at = status, func.now()
+    gone = status != RefundStatus.COMPLETED
+    refund.provider_state = ProviderState.GONE if gone else ProviderState.DONE
+    if gone:
+        refund.failure_reason = (fact.reason or fact.code or "the provider refused")[:1000]
+    if not refund.provider_refund_id and fact.object_id != str(refund.id):
+        refund.provider_refund_id = fact.object_id
+    await db.flush()
+    await db.refresh(refund)
+    await db.refresh(payment)
+    if status == RefundStatus.COMPLETED:
+        await events.publish(db, PaymentRefunded.model_validate(about(payment)))

@@ -1,0 +1,135 @@
+"""Refunds: asked for by staff or a job, bounded by what was paid, each once.
+
+In one transaction, as the worker, the refund is written down, the payment counts it, and the money
+is set aside in the ledger: of two that race for the same money one is refused, and what is on its
+way back cannot be spent meanwhile. Then the provider is asked (payments/asking.py).
+"""
+
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.audit import service as audit
+from bursar.core import events
+from bursar.core.errors import BursarError, InvalidInput
+from bursar.core.idempotency import KeyReused
+from bursar.payments import currencies, posting, queries
+from bursar.payments.happenings import PaymentRefunded, about
+from bursar.payments.models import (
+    Destination,
+    Payment,
+    ProviderState,
+    Refund,
+    RefundStatus,
+)
+from bursar.payments.providers.registry import MANUAL
+from bursar.payments.purposes import TOP_UP
+
+
+class NotCaptured(BursarError, status=409, code="payments.not_captured"):
+    """No money has come for this payment, so none can go back."""
+
+
+class Disputed(BursarError, status=409, code="payments.disputed"):
+    """The payer contests this payment at the provider; it cannot be refunded until that is
+    decided."""
+
+
+class RefundTooLarge(BursarError, status=422, code="payments.refund_too_large"):
+    """More than is left of the payment; `left` says how much is."""
+
+
+class NotToWallet(BursarError, status=422, code="payments.not_to_wallet"):
+    """What was paid into the wallet goes back the way it came, and a wallet needs its customer."""
+
+
+async def request(
+    db: AsyncSession,
+    payment_id: UUID,
+    amount: Decimal | None = None,
+    *,
+    destination: Destination = Destination.PROVIDER,
+    reason: str | None = None,
+    key: str | None = None,
+    fingerprint: bytes | None = None,
+) -> tuple[Refund, bool]:
+    """A part, or all that is left; and whether this key had asked for it before."""
+    payment = await queries.payment(db, payment_id, lock=True)
+    if key and (before := await asked_before(db, payment, key, fingerprint)):
+        return before, True
+    wanted = await allowed(db, payment, amount, destination)
+    origin = db.info.get("origin")
+    refund = Refund(
+        payment_id=payment.id,
+        amount=wanted,
+        destination=destination,
+        reason=reason,
+        requested_by=origin.actor.name if origin else "system",
+        idempotency_key=key,
+        fingerprint=fingerprint,
+    )
+    db.add(refund)
+    await db.flush()
+    await db.refresh(refund)
+    if destination == Destination.WALLET:
+        await posting.give_to_wallet(db, payment, refund)
+        await finish(db, payment, refund)
+    elif payment.provider == MANUAL:
+        await posting.pay_out(db, payment, refund)
+        await finish(db, payment, refund)
+    else:
+        await posting.set_aside(db, payment, refund)
+    after = {"amount": wanted, "destination": destination, "reason": reason, "refund_id": refund.id}
+    await audit.record(db, "payments.refund_asked_for", "payment", payment.id, after=after)
+    return refund, False
+
+
+async def asked_before(
+    db: AsyncSession, payment: Payment, key: str, fingerprint: bytes | None
+) -> Refund | None:
+    query = select(Refund).filter_by(payment_id=payment.id, idempotency_key=key)
+    found: Refund | None = await db.scalar(query)
+    if found is not None and found.fingerprint != fingerprint:
+        raise KeyReused("This key was used before with another request; take a new one.")
+    if found is not None:
+        audit.nothing_changed(db)
+    return found
+
+
+async def allowed(
+    db: AsyncSession, payment: Payment, amount: Decimal | None, destination: Destination
+) -> Decimal:
+    """How much goes back, or why nothing does; the payment is locked."""
+    if not payment.captured:
+        raise NotCaptured("No money has come for this payment.")
+    if payment.disputed:
+        raise Disputed("The payer contests this payment; it cannot be refunded until that is over.")
+    if destination == Destination.WALLET and (payment.purpose == TOP_UP or not payment.user_id):
+        raise NotToWallet("What was paid into the wallet goes back the way it came.")
+    left = payment.refundable
+    if amount is None and left > 0:
+        return left
+    if amount is None or amount > left:
+        raise RefundTooLarge(
+            f"Of this payment {left} {payment.currency} is left.",
+            left=left,
+            currency=payment.currency,
+            errors=[
+                {"pointer": "/amount", "detail": f"At most {left}.", "code": RefundTooLarge.code}
+            ],
+        )
+    if amount <= 0:
+        raise InvalidInput.at("/amount", "An amount is more than zero.", "money.not_positive")
+    return await currencies.check(db, amount, payment.currency)
+
+
+async def finish(db: AsyncSession, payment: Payment, refund: Refund) -> None:
+    """For what no provider has to do: the money is where it belongs already."""
+    refund.status, refund.settled_at = RefundStatus.COMPLETED, func.now()
+    refund.provider_state = ProviderState.DONE
+    await db.flush()
+    await db.refresh(refund)
+    await db.refresh(payment)
+    await events.publish(db, PaymentRefunded.model_validate(about(payment)))

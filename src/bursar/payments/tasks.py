@@ -1,0 +1,117 @@
+"""What payments do by themselves: ask again where nobody knows, look after what waits for long."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.core import jobs
+from bursar.core.database import Role
+from bursar.core.jobs import Run
+from bursar.payments import asking
+from bursar.payments.asking import Desk
+from bursar.payments.models import Payment, ProviderState, Refund, RefundStatus, Status
+from bursar.payments.providers.registry import MANUAL, providers
+from bursar.payments.rules import ABANDONED_HOURS
+from bursar.system import queries as system
+
+AT_ONCE = 50  # of one sweep
+UNHEARD = (ProviderState.INTENDED, ProviderState.UNKNOWN)
+LOOKED_AFTER = timedelta(hours=20)  # between two looks at what waits at its provider
+
+# A minute after it was asked, then two, four, and so on up to an hour.
+DUE = text("""
+  coalesce(asked_at, created_at)
+    < now() - interval '1 minute' * least(60, power(2, least(greatest(attempts - 1, 0), 6)))
+""")
+
+
+@jobs.cron("* * * * *", "payments.sweep")
+async def sweep(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Looks once a minute whether there is something to ask providers again."""
+    if await due_payments(db, 1) or await due_refunds(db, 1):
+        await jobs.enqueue(db, ask_again, unique_key="one at a time")
+
+
+async def due_payments(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:
+    """Those whose end nobody knows, the longest unasked first."""
+    query = select(Payment.id).where(
+        Payment.status == Status.PENDING,
+        Payment.provider != MANUAL,
+        Payment.provider_state.in_(UNHEARD),
+        DUE,
+    )
+    query = query.order_by(Payment.asked_at.nulls_first(), Payment.id).limit(most)
+    return list(await db.scalars(query))
+
+
+async def due_refunds(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:
+    query = select(Refund.id).where(
+        Refund.status == RefundStatus.PENDING, Refund.provider_state.in_(UNHEARD), DUE
+    )
+    query = query.order_by(Refund.asked_at.nulls_first(), Refund.id).limit(most)
+    return list(await db.scalars(query))
+
+
+async def desk_of(run: Run) -> Desk:
+    async with run.transaction() as db:
+        return Desk(run.transaction, providers(db.info["settings"]))
+
+
+@jobs.steps("payments.ask_again", added_by={Role.WORKER}, at_once=1)
+async def ask_again(run: Run) -> None:
+    """Asks providers again, by the same keys, where nobody knows how it ended."""
+    desk = await desk_of(run)
+    async with run.transaction() as db:
+        payments, refunds = await due_payments(db), await due_refunds(db)
+    for payment_id in payments:
+        await asking.create(desk, payment_id)
+    for refund_id in refunds:
+        await asking.give_back(desk, refund_id)
+
+
+@jobs.steps("payments.give_back", added_by={Role.WORKER, Role.STAFF})
+async def give_back(run: Run) -> None:
+    """Asks the provider for one refund that was written down."""
+    await asking.give_back(await desk_of(run), UUID(run.payload["refund"]))
+
+
+@jobs.cron("25 * * * *", "payments.look_after")
+async def look_after(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Once an hour looks after payments that nobody goes on with, and refunds that take long."""
+    await jobs.enqueue(db, look_at_waiting, unique_key="one at a time")
+
+
+@jobs.steps("payments.look_at_waiting", added_by={Role.WORKER}, at_once=1, timeout_seconds=1800)
+async def look_at_waiting(run: Run) -> None:
+    """Gives up payments that were abandoned, and learns how refunds stand that wait for a day."""
+    desk = await desk_of(run)
+    async with run.transaction() as db:
+        abandoned, slow = await abandoned_payments(db), await slow_refunds(db)
+    for payment_id in abandoned:
+        await asking.cancel(desk, payment_id)
+    for refund_id in slow:
+        await asking.give_back(desk, refund_id)
+
+
+async def abandoned_payments(db: AsyncSession) -> list[UUID]:
+    hours: int = await system.value(db, ABANDONED_HOURS)
+    query = select(Payment.id).where(
+        Payment.status == Status.PENDING,
+        Payment.provider != MANUAL,
+        Payment.provider_state == ProviderState.WAITING,
+        Payment.created_at < func.now() - timedelta(hours=hours),
+        Payment.asked_at < func.now() - LOOKED_AFTER,
+    )
+    return list(await db.scalars(query.order_by(Payment.asked_at).limit(AT_ONCE)))
+
+
+async def slow_refunds(db: AsyncSession) -> list[UUID]:
+    query = select(Refund.id).where(
+        Refund.status == RefundStatus.PENDING,
+        Refund.provider_state == ProviderState.WAITING,
+        Refund.asked_at < func.now() - LOOKED_AFTER,
+    )
+    return list(await db.scalars(query.order_by(Refund.asked_at).limit(AT_ONCE)))
