@@ -20,6 +20,7 @@ from bursar.auth.tokens import Tokens
 from bursar.core.database import Claim, Role
 from tests import databases
 from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
+from tests.booking.scenery import BOOKING_BODIES, set_out_booking
 from tests.conftest import Live
 from tests.matrix import (
     ABSENT,
@@ -77,6 +78,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/admin/settings": {"company_name": "Otters {n}"},
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
     **MONEY_BODIES,
+    **BOOKING_BODIES,
 }
 
 numbers = count(1)
@@ -123,7 +125,8 @@ async def set_scene(database: Any) -> dict[str, Any]:
         await database.execute("delete from sessions")
         await database.execute("delete from attempts")
         await database.execute("delete from user_preferences")
-        return await set_out_money(database, proposer=TESS)
+        things = await set_out_money(database, proposer=TESS)
+        return things | await set_out_booking(database)
 
 
 async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None, UUID | None]]:
@@ -216,7 +219,10 @@ class Scene:
         if name == "user_id" and theirs:
             return actor.id if actor else CARL.id
         things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS, **self.things}
-        return IVAN if route.endswith("/invitation") else things[name]
+        found = IVAN if route.endswith("/invitation") else things[name]
+        if isinstance(found, dict):  # each customer has one of their own
+            return found.get(actor.id if actor else CARL.id, found[CARL.id])
+        return found
 
 
 @asynccontextmanager

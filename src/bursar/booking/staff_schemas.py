@@ -32,9 +32,7 @@ Name = Annotated[Line, Field(min_length=1, max_length=200)]
 Description = Annotated[str, Field(max_length=5000)]
 Price = Annotated[
     Decimal,
-    Field(
-        ge=0, le=1_000_000_000, allow_inf_nan=False, description="In the digits of its currency."
-    ),
+    Field(le=1_000_000_000, allow_inf_nan=False, description="In the digits of its currency."),
     NUMBER,
 ]
 CurrencyCode = Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217.")]
