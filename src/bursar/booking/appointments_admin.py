@@ -68,7 +68,7 @@ async def list_appointments(
     dependencies=[WRITE],
     responses=documented(NotFound, PastStart, SlotTaken, UnknownProvider, UnknownService),
 )
-async def book(db: Db, response: Response, body: AppointmentForAnother) -> AppointmentForStaff:
+async def book_appointment(db: Db, response: Response, body: AppointmentForAnother) -> AppointmentForStaff:
     """For a customer, also outside the working hours; never where the provider is taken."""
     facts = body.model_dump(by_alias=False, exclude={"user_id"})
     return appointment(response, await service.book_for(db, body.user_id, facts))
@@ -106,7 +106,7 @@ async def move_appointment(
     dependencies=[WRITE],
     responses=documented(NotFound, TooEarly, BookingClosed, PreconditionFailed),
 )
-async def change_status(
+async def change_appointment_status(
     db: Db,
     response: Response,
     appointment_id: UUID,
