@@ -135,7 +135,9 @@ async def list_appointments(
     status_code=201,
     responses=documented(*BAD_TIME, UnknownService, TooManyOpen),
 )
-async def book_appointment(db: Db, response: Response, me: Me, body: AppointmentIn) -> AppointmentOut:
+async def book_appointment(
+    db: Db, response: Response, me: Me, body: AppointmentIn
+) -> AppointmentOut:
     """One of the times that services/{id}/availability offers, for you."""
     facts = body.model_dump(by_alias=False)
     return appointment(response, await service.book(db, owner(me), facts))

@@ -68,7 +68,9 @@ async def list_appointments(
     dependencies=[WRITE],
     responses=documented(NotFound, PastStart, SlotTaken, UnknownProvider, UnknownService),
 )
-async def book_appointment(db: Db, response: Response, body: AppointmentForAnother) -> AppointmentForStaff:
+async def book_appointment(
+    db: Db, response: Response, body: AppointmentForAnother
+) -> AppointmentForStaff:
     """For a customer, also outside the working hours; never where the provider is taken."""
     facts = body.model_dump(by_alias=False, exclude={"user_id"})
     return appointment(response, await service.book_for(db, body.user_id, facts))
