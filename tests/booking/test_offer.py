@@ -202,7 +202,7 @@ NO_SERVICES: list[tuple[dict[str, Any], str]] = [
     ({"price": "20.001"}, "money.too_many_digits"),
     ({"price": "20.5", "currency": "JPY"}, "money.too_many_digits"),
     ({"price": "1e400"}, "invalid_input"),
-    ({"currency": "XXX"}, "payments.unknown_currency"),
+    ({"currency": "XAU"}, "payments.unknown_currency"),
     ({"currency": "ABC"}, "payments.unknown_currency"),
     ({"currency": "usd"}, "invalid_input"),
     ({"durationMinutes": 0}, "greater_than_equal"),

@@ -1,5 +1,4 @@
-"""When a provider can be booked: against a naive oracle that walks minute by minute, and at the
-two nights of the year on which clocks are turned."""
+"""When a provider can be booked: against a naive walk through the minutes, and as clocks turn."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -232,7 +232,7 @@ async def test_a_training_that_cannot_be(live_db: Live) -> None:
         ("greater_than_equal", {"capacity": 0}),
         ("booking.negative_price", {"price": "-1"}),
         ("money.too_many_digits", {"price": "1.005"}),
-        ("payments.unknown_currency", {"currency": "XXX"}),
+        ("payments.unknown_currency", {"currency": "XAU"}),
     ]
     for code, given in tries:
         answer = await post(live_db, OLIVIA, f"{ADMIN}/trainings", as_staff_wrote(ana, **given))
