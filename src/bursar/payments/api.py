@@ -1,7 +1,7 @@
 """Payments: customers pay and follow their own; staff see anybody's and refund."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.auth.actor import Actor, Kind, Origin
+from bursar.auth.actor import Actor, Kind
 from bursar.auth.guard import customer_or_staff, staff
 from bursar.auth.permissions import Permission
 from bursar.core import etag
@@ -70,16 +70,15 @@ REFUSALS = (
 
 
 def desk(request: Request) -> Desk:
-    """Asks providers on behalf of who is asking us."""
+    """Asks providers. What they answer is their doing, and nobody's deed here."""
+    state = request.app.state
+    return Desk(lambda: state.database.transaction(WORKER), state.providers)
+
+
+def for_staff(request: Request) -> AbstractAsyncContextManager[AsyncSession]:
+    """A transaction of the worker in which a member of staff moves money: it is their deed."""
     database: Database = request.app.state.database
-    origin: Origin = request.state.origin
-
-    @asynccontextmanager
-    async def transaction() -> AsyncIterator[AsyncSession]:
-        async with database.transaction(WORKER, origin=origin) as db:
-            yield db
-
-    return Desk(transaction, request.app.state.providers)
+    return database.transaction(WORKER, origin=request.state.origin)
 
 
 async def key_of(request: Request) -> tuple[str | None, bytes | None]:
@@ -271,8 +270,7 @@ async def refund(
 ) -> Response:
     """Gives back a part, or all that is left: the way it came, or into the customer's wallet."""
     key, fingerprint = await key_of(request)
-    window = desk(request)
-    async with window.transaction() as db:
+    async with for_staff(request) as db:
         asked, replayed = await refunds.request(
             db,
             payment_id,
@@ -283,7 +281,7 @@ async def refund(
             fingerprint=fingerprint,
         )
     if not replayed:
-        await asking.give_back(window, asked.id)
+        await asking.give_back(desk(request), asked.id)
     async with request.app.state.database.transaction(actor.claim) as db:
         made = RefundOut.of(await queries.refund(db, asked.id))
     return answer(made, 201, REPLAYED if replayed else None)
