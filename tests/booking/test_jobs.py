@@ -82,6 +82,8 @@ async def test_who_moves_up_is_told(live_db: Live) -> None:
     [hers] = (await get(live_db, DORA, f"{API}/enrolments"))["enrolments"]
     pay_by = datetime.fromisoformat(hers["pay_by"]) - datetime.now(UTC)
     assert timedelta(hours=23) < pay_by <= timedelta(hours=24)
+    told = "select payload ->> 'enrolment_id' as id from events where name = 'booking.moved_up'"
+    assert [row["id"] for row in await rows(live_db, told)] == [hers["id"]]
 
 
 async def test_a_new_time_of_a_training_and_its_end_are_told(live_db: Live) -> None:

@@ -32,7 +32,7 @@ from tests.booking.test_trainings import as_staff_wrote
 from tests.conftest import Live
 from tests.world import ADAM, CARL, DORA
 
-CONNECTIONS = 40
+CONNECTIONS = 20
 
 
 async def at_once(live: Live, people: Sequence[UUID], verb: Any) -> Counter[str]:
