@@ -218,7 +218,13 @@ class Scene:
         )
         if name == "user_id" and theirs:
             return actor.id if actor else CARL.id
-        things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS, **self.things}
+        things = {
+            "provider": "stripe",
+            "user_id": CARL.id,
+            "key": "company_name",
+            "member_id": TESS,
+            **self.things,
+        }
         found = IVAN if route.endswith("/invitation") else things[name]
         if isinstance(found, dict):  # each customer has one of their own
             return found.get(actor.id if actor else CARL.id, found[CARL.id])

@@ -40,7 +40,7 @@ from bursar.core.seal import Seal
 from bursar.core.settings import Settings
 from bursar.payments import admin as payments_admin
 from bursar.payments import api as payments_api
-from bursar.payments import demo_page
+from bursar.payments import demo_page, funds
 from bursar.payments import webhooks as payments_webhooks
 from bursar.payments.providers import registry
 from bursar.rewards import admin as rewards_admin
@@ -59,6 +59,7 @@ CUSTOMER_ROUTERS = (
     rewards_api.router,
     payments_webhooks.router,
     payments_api.router,
+    funds.router,
     booking_api.router,
     training_api.router,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -47,7 +48,7 @@ from bursar.payments.schemas import (
     SummaryOut,
     SummedOut,
 )
-from bursar.payments.service import NewPayment
+from bursar.payments.service import Intended, NewPayment
 from bursar.wallets import ledger
 
 router = APIRouter(prefix="/payments", tags=["payments"], route_class=Route)
@@ -115,7 +116,9 @@ async def create(request: Request, actor: Annotated[Actor, WRITE], body: Payment
         fingerprint=fingerprint,
         by_staff=actor.kind is Kind.STAFF,
     )
-    return await begin(request, actor, new)
+    begun = await begin(request, actor, new)
+    headers = {"ETag": etag.of(begun.payment.version), **(REPLAYED if begun.replayed else {})}
+    return answer(PaymentOut.of(begun.payment), 201, headers)
 
 
 def payer(actor: Actor, named: UUID | None) -> UUID:
@@ -129,7 +132,7 @@ def payer(actor: Actor, named: UUID | None) -> UUID:
     return named
 
 
-async def begin(request: Request, actor: Actor, new: NewPayment) -> Response:
+async def begin(request: Request, actor: Actor, new: NewPayment) -> Intended:
     """The intent, the provider, the answer: three steps, each of which may be the last one."""
     database: Database = request.app.state.database
     async with database.transaction(actor.claim, origin=request.state.origin) as db:
@@ -137,9 +140,7 @@ async def begin(request: Request, actor: Actor, new: NewPayment) -> Response:
     if not intended.replayed:
         await asking.create(desk(request), intended.payment.id)
     async with database.transaction(actor.claim) as db:
-        payment = await queries.payment(db, intended.payment.id)
-    headers = {"ETag": etag.of(payment.version), **(REPLAYED if intended.replayed else {})}
-    return answer(PaymentOut.of(payment), 201, headers)
+        return replace(intended, payment=await queries.payment(db, intended.payment.id))
 
 
 class PaymentsQuery(PageQuery):
