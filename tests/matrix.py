@@ -48,6 +48,15 @@ customers
   GET /api/v1/users/{user_id}/preferences     PUT /api/v1/users/{user_id}/preferences
   GET /api/v1/rewards                         GET /api/v1/users/{user_id}/rewards
   GET /api/v1/users/{user_id}/rewards/history
+  GET /api/v1/services                        GET /api/v1/services/{service_id}
+  GET /api/v1/services/{service_id}/availability
+  GET /api/v1/appointments                    POST /api/v1/appointments
+  GET /api/v1/appointments/{appointment_id}   PUT /api/v1/appointments/{appointment_id}
+  POST /api/v1/appointments/{appointment_id}/cancellation
+  GET /api/v1/trainings                       GET /api/v1/trainings/{training_id}
+  POST /api/v1/trainings/{training_id}/enrolments
+  GET /api/v1/enrolments                      GET /api/v1/enrolments/{enrolment_id}
+  POST /api/v1/enrolments/{enrolment_id}/cancellation
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -123,6 +132,27 @@ owner, administrator, support
   PUT /api/v1/admin/users/{user_id}           PUT /api/v1/admin/users/{user_id}/status
   DELETE /api/v1/admin/users/{user_id}        POST /api/v1/admin/users/{user_id}/impersonation
 
+owner, administrator, support
+  POST /api/v1/admin/providers                PUT /api/v1/admin/providers/{provider_id}
+  PUT /api/v1/admin/providers/{provider_id}/working-hours
+  POST /api/v1/admin/providers/{provider_id}/exceptions
+  DELETE /api/v1/admin/providers/{provider_id}/exceptions/{exception_id}
+  POST /api/v1/admin/services                 PUT /api/v1/admin/services/{service_id}
+  POST /api/v1/admin/appointments             PUT /api/v1/admin/appointments/{appointment_id}
+  PUT /api/v1/admin/appointments/{appointment_id}/status
+  POST /api/v1/admin/appointments/{appointment_id}/cancellation
+  POST /api/v1/admin/trainings                PUT /api/v1/admin/trainings/{training_id}
+  PUT /api/v1/admin/trainings/{training_id}/status
+  POST /api/v1/admin/trainings/{training_id}/enrolments
+  POST /api/v1/admin/enrolments/{enrolment_id}/cancellation
+
+owner, administrator, support, analyst
+  GET /api/v1/admin/providers                 GET /api/v1/admin/providers/{provider_id}
+  GET /api/v1/admin/providers/{provider_id}/working-hours
+  GET /api/v1/admin/providers/{provider_id}/exceptions
+  GET /api/v1/admin/appointments              GET /api/v1/admin/appointments/{appointment_id}
+  GET /api/v1/admin/trainings/{training_id}/enrolments
+
 customers, and owner, administrator
   POST /api/v1/add-funds                      POST /api/v1/payments
   POST /api/v1/payments/{payment_id}/confirmation
@@ -153,6 +183,9 @@ owner, administrator, support, analyst, marketer
   GET /api/v1/admin/rewards/rules             GET /api/v1/admin/rewards/rules/{rule_id}
   GET /api/v1/admin/rewards/tiers             GET /api/v1/admin/rewards/tiers/{tier_id}
   GET /api/v1/admin/users/{user_id}/rewards   GET /api/v1/admin/users/{user_id}/rewards/history
+  GET /api/v1/admin/services                  GET /api/v1/admin/services/{service_id}
+  GET /api/v1/admin/services/{service_id}/availability
+  GET /api/v1/admin/trainings                 GET /api/v1/admin/trainings/{training_id}
 """
 
 EVERYBODY, METRICS = "everybody", "the one who collects metrics"

@@ -20,6 +20,7 @@ from bursar.auth.tokens import Tokens
 from bursar.core.database import Claim, Role
 from tests import databases
 from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
+from tests.booking.scenery import BOOKING_BODIES, set_out_booking
 from tests.conftest import Live
 from tests.matrix import (
     ABSENT,
@@ -79,6 +80,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
     **MONEY_BODIES,
     **WEBHOOK_BODIES,
+    **BOOKING_BODIES,
 }
 
 numbers = count(1)
@@ -126,7 +128,8 @@ async def set_scene(database: Any) -> dict[str, Any]:
         await database.execute("delete from attempts")
         await database.execute("delete from user_preferences")
         things = await set_out_money(database, proposer=TESS)
-        return {**things, **await set_out_webhooks(database)}
+        things |= await set_out_webhooks(database)
+        return things | await set_out_booking(database)
 
 
 async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None, UUID | None]]:
@@ -225,7 +228,10 @@ class Scene:
             "member_id": TESS,
             **self.things,
         }
-        return IVAN if route.endswith("/invitation") else things[name]
+        found = IVAN if route.endswith("/invitation") else things[name]
+        if isinstance(found, dict):  # each customer has one of their own
+            return found.get(actor.id if actor else CARL.id, found[CARL.id])
+        return found
 
 
 @asynccontextmanager

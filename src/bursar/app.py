@@ -27,6 +27,9 @@ from bursar.audit import admin as audit_admin
 from bursar.auth.endings import Endings
 from bursar.auth.guard import Identify
 from bursar.auth.tokens import Tokens
+from bursar.booking import admin as booking_admin
+from bursar.booking import api as booking_api
+from bursar.booking import appointments_admin, training_api, trainings_admin
 from bursar.core import hot, metrics, openapi, problems
 from bursar.core.database import Database
 from bursar.core.edge import Edge
@@ -58,6 +61,8 @@ CUSTOMER_ROUTERS = (
     payments_webhooks.router,
     payments_api.router,
     funds.router,
+    booking_api.router,
+    training_api.router,
 )
 STAFF_ROUTERS = (
     staff_door.router,
@@ -69,6 +74,9 @@ STAFF_ROUTERS = (
     wallets_admin.router,
     rewards_admin.router,
     payments_admin.router,
+    booking_admin.router,
+    appointments_admin.router,
+    trainings_admin.router,
     system_admin.router,
 )
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar import demo_bookings
 from bursar.accounts import joining, queries, sign_in
 from bursar.accounts import service as accounts
 from bursar.accounts.models import CustomerRole, Status, Tier
@@ -77,11 +78,14 @@ async def load(database: Database) -> dict[str, int]:
         await add_customers(db, await passwords.hash(password(database.settings)))
     async with database.transaction(WORKER) as db:
         transfers = await move_money(db)
+    async with database.transaction(origin.actor.claim, origin=origin) as db:
+        bookings = await demo_bookings.add(db)
     return {
         "settings": len(SETTINGS),
         "staff": len(STAFF),
         "customers": len(CUSTOMERS),
         "transfers": transfers,
+        "bookings": bookings,
     }
 
 

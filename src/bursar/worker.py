@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import tasks as accounts_tasks
 from bursar.audit import tasks as audit_tasks
 from bursar.auth import tasks as auth_tasks
+from bursar.booking import tasks as booking_tasks
 from bursar.core import events, failures, jobs, queue, relay, schedule, tasks
 from bursar.core.database import (
     WORKER,
@@ -54,6 +55,7 @@ DOMAINS = (
     rewards_tasks,
     payments_tasks,
     payments_inbox,
+    booking_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

@@ -13,12 +13,15 @@ class Permission(StrEnum):
     """What a staff route asks for."""
 
     AUDIT_READ = "audit.read"
+    BOOKING_READ = "booking.read"
+    BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"
     LEDGER_READ = "ledger.read"  # the books of the whole company
     PAYMENTS_READ = "payments.read"
     PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
     PAYMENTS_REFUND = "payments.refund"
     REWARDS_WRITE = "rewards.write"
+    SERVICES_READ = "services.read"  # what is offered, not who has booked it
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"
     STAFF_READ = "staff.read"
@@ -52,8 +55,11 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     StaffRole.ADMINISTRATOR: EVERYTHING,
     StaffRole.SUPPORT: frozenset(
         {
+            Permission.BOOKING_READ,
+            Permission.BOOKING_WRITE,
             Permission.HEALTH_READ,
             Permission.PAYMENTS_READ,
+            Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.USERS_WRITE,
@@ -64,9 +70,11 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     ),
     StaffRole.ANALYST: frozenset(
         {
+            Permission.BOOKING_READ,
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,
             Permission.PAYMENTS_READ,
+            Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,
@@ -74,6 +82,11 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
         }
     ),
     StaffRole.MARKETER: frozenset(
-        {Permission.REWARDS_WRITE, Permission.SETTINGS_READ, Permission.USERS_READ}
+        {
+            Permission.REWARDS_WRITE,
+            Permission.SERVICES_READ,
+            Permission.SETTINGS_READ,
+            Permission.USERS_READ,
+        }
     ),
 }

@@ -47,6 +47,9 @@ SQL_FILES = (  # lower domains first
     "wallets/database.sql",
     "rewards/database.sql",
     "payments/database.sql",
+    "booking/times.sql",
+    "booking/guards.sql",
+    "booking/database.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -5,6 +5,7 @@ from typing import Any
 from bursar.accounts import models as accounts
 from bursar.audit import models as audit
 from bursar.auth import models as auth
+from bursar.booking import models as booking
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
 from bursar.payments import models as payments
@@ -24,6 +25,7 @@ DOMAINS = (
     wallets,
     rewards,
     payments,
+    booking,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
@@ -36,6 +38,7 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "event_positions",
         "attempts",
         "one_time_tokens",
+        "provider_times",
     )
 )
 

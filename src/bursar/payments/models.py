@@ -162,9 +162,15 @@ class Payment(Base):
         server_default=Status.PENDING, server_onupdate=FetchedValue()
     )
     purpose: Mapped[str] = mapped_column(server_default="top_up")
-    service_id: Mapped[UUID | None]
-    appointment_id: Mapped[UUID | None]
-    training_id: Mapped[UUID | None]
+    service_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("services.id", name="fk_payments_service_id", use_alter=True)
+    )
+    appointment_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("appointments.id", name="fk_payments_appointment_id", use_alter=True)
+    )
+    training_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("trainings.id", name="fk_payments_training_id", use_alter=True)
+    )
     invoice_id: Mapped[UUID | None]
     description: Mapped[str | None]
     reference: Mapped[str | None]  # what stands on the check or the transfer

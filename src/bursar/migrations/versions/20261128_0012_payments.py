@@ -3,7 +3,7 @@
 from bursar.migrations.script import run
 
 revision = "20261128_0012"
-down_revision = "20261121_0009"
+down_revision = "20261128_0010"
 
 
 def upgrade() -> None:
