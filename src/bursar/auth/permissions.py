@@ -14,12 +14,16 @@ class Permission(StrEnum):
 
     AUDIT_READ = "audit.read"
     HEALTH_READ = "health.read"
+    KEYS_READ = "keys.read"
+    KEYS_WRITE = "keys.write"  # make service credentials, limit and revoke anybody's
     LEDGER_READ = "ledger.read"  # the books of the whole company
     REWARDS_WRITE = "rewards.write"
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"
     STAFF_READ = "staff.read"
     STAFF_WRITE = "staff.write"
+    USAGE_READ = "usage.read"
+    USAGE_GRANT = "usage.grant"  # give a customer more than their tier has
     USERS_READ = "users.read"
     USERS_WRITE = "users.write"
     USERS_IMPERSONATE = "users.impersonate"  # to look, as the customer sees it
@@ -48,7 +52,9 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     StaffRole.SUPPORT: frozenset(
         {
             Permission.HEALTH_READ,
+            Permission.KEYS_READ,
             Permission.SETTINGS_READ,
+            Permission.USAGE_READ,
             Permission.USERS_READ,
             Permission.USERS_WRITE,
             Permission.USERS_IMPERSONATE,
@@ -60,6 +66,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,
             Permission.SETTINGS_READ,
+            Permission.USAGE_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,
         }

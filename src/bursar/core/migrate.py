@@ -45,6 +45,10 @@ SQL_FILES = (  # lower domains first
     "wallets/moments.sql",
     "wallets/database.sql",
     "rewards/database.sql",
+    "keys/database.sql",
+    "metering/database.sql",
+    "metering/ingest.sql",
+    "metering/verify.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -7,6 +7,8 @@ from bursar.audit import models as audit
 from bursar.auth import models as auth
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.keys import models as keys
+from bursar.metering import models as metering
 from bursar.rewards import models as rewards
 from bursar.system import models as system
 from bursar.wallets import models as wallets
@@ -20,6 +22,8 @@ DOMAINS = (
     accounts,
     wallets,
     rewards,
+    keys,
+    metering,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
@@ -31,12 +35,14 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "events",
         "event_positions",
         "attempts",
+        "meters",
         "one_time_tokens",
     )
 )
 
 
 def ours(thing: Any, name: str | None, kind: str, reflected: bool, _: Any) -> bool:
-    """The tables that models describe; the queue library and migrate itself look after theirs."""
-    elsewhere = str(name) in SQL_ONLY or str(name).startswith("pgqueuer")
+    """The tables that models describe; the queue library and migrate itself look after theirs, and
+    the months of usage (usage_2026_11, …) are parts of a table that is described."""
+    elsewhere = str(name) in SQL_ONLY or str(name).startswith(("pgqueuer", "usage_2"))
     return not (kind == "table" and reflected and elsewhere)

@@ -1,0 +1,65 @@
+-- Counts events that were reported, up to a thousand in one statement: each once, whatever is sent again.
+
+-- What becomes of each, in their order: 'counted', 'duplicate' (it was counted before, word for word)
+-- or 'conflict' (its id was, with other words).
+create or replace function ingest_usage(events jsonb, defaults jsonb) returns text[]
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  terms jsonb := metering_terms(defaults);
+  outcomes text[];
+begin
+  perform lock_meters(array(
+    select distinct user_id from jsonb_to_recordset(events) as reported (user_id uuid)));
+  perform make_usage_partition(month) from (
+    select distinct month_of(timestamp) as month
+    from jsonb_to_recordset(events) as reported (timestamp timestamptz)
+  ) as months;
+  with incoming as materialized (
+    select * from jsonb_to_recordset(events) as reported (
+      n integer, user_id uuid, api_key_id uuid, event text, content text, event_id text,
+      endpoint text, location text, state text, date_from text, date_to text,
+      response_time_ms integer, status_code smallint, error_message text, ip_address inet,
+      user_agent text, units bigint, timestamp timestamptz)
+  ), named as materialized (
+    select distinct on (user_id, event) n, user_id, decode(event, 'hex') as event,
+      decode(content, 'hex') as content
+    from incoming where event is not null order by user_id, event, n
+  ), before as materialized (
+    select kept.user_id, kept.event, kept.content
+    from named join usage_event_ids as kept using (user_id, event)
+  ), fresh as materialized (
+    select n from named where not exists (
+      select from before where (before.user_id, before.event) = (named.user_id, named.event))
+    union all select n from incoming where event is null
+  ), kept as (
+    insert into usage_event_ids (user_id, event, content)
+    select user_id, event, content from named where n in (select n from fresh)
+  ), added as (
+    insert into usage (user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
+      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp)
+    select user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
+      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp
+    from incoming where n in (select n from fresh)
+  )
+  select array_agg(case
+      when fresh.n is not null then 'counted'
+      when coalesce(before.content, named.content) = decode(incoming.content, 'hex') then 'duplicate'
+      else 'conflict'
+    end order by incoming.n)
+  into outcomes
+  from incoming
+  left join fresh on fresh.n = incoming.n
+  left join named on named.user_id = incoming.user_id and named.event = decode(incoming.event, 'hex')
+  left join before on before.user_id = named.user_id and before.event = named.event;
+  perform notice_quota(used.user_id, used.month, used.units,
+    quota_of(used.user_id, tier, used.month, terms), (terms ->> ('quota_hard_' || tier))::boolean)
+  from (
+    select distinct user_id, month_of(timestamp) as month
+    from jsonb_to_recordset(events) as reported (user_id uuid, timestamp timestamptz)
+  ) as touched
+  join monthly_usage as used using (user_id, month)
+  join users on users.id = used.user_id;
+  return outcomes;
+end $$;
+revoke execute on function ingest_usage(jsonb, jsonb) from public;
+grant execute on function ingest_usage(jsonb, jsonb) to worker_user;
