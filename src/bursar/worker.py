@@ -34,6 +34,7 @@ from bursar.core.database_errors import DRIVER_ERRORS, state_of
 from bursar.core.errors import BursarError
 from bursar.core.queue import Held, HoldLost
 from bursar.core.settings import Settings
+from bursar.metering import tasks as metering_tasks
 from bursar.rewards import tasks as rewards_tasks
 from bursar.system import tasks as system_tasks
 from bursar.wallets import tasks as wallets_tasks
@@ -48,6 +49,7 @@ DOMAINS = (
     accounts_tasks,
     wallets_tasks,
     rewards_tasks,
+    metering_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

@@ -46,7 +46,8 @@ class Actor:
     session: UUID | None = None
     impersonator: UUID | None = None  # the member of staff who acts as this customer
     scope: Scope = Scope.FULL
-    key_scopes: frozenset[str] = frozenset()  # of a key
+    key_scopes: frozenset[str] = frozenset()
+    is_paced: bool = False  # a key, of which only so many calls are taken in a second
 
     @property
     def customer(self) -> UUID | None:

@@ -1,5 +1,6 @@
 """Every route names who may call it; the Actor is resolved once, before anything else happens."""
 
+from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol
@@ -127,12 +128,12 @@ class Guard(SecurityBase):
         self,
         *kinds: Kind,
         permission: Permission | None = None,
-        scope: KeyScope | None = None,
+        scopes: Collection[KeyScope] = (),
         in_person: bool = False,
         enrolling: bool = False,
         leaving: bool = False,
     ) -> None:
-        self.kinds, self.permission, self.scope = kinds, permission, scope
+        self.kinds, self.permission, self.scopes = kinds, permission, scopes
         self.in_person, self.enrolling, self.leaving = in_person, enrolling, leaving
         self.model = BearerModel(bearerFormat="JWT")
         self.scheme_name = "access_token"
@@ -145,8 +146,8 @@ class Guard(SecurityBase):
             raise NotAllowed(f"This is for {' and '.join(self.kinds)} only.")
         if self.permission and actor.kind is Kind.STAFF and not actor.may(self.permission):
             raise NotAllowed(f"This needs the permission {self.permission}.")
-        if actor.kind is Kind.KEY and self.scope not in actor.key_scopes:
-            raise MissingScope(f"This key needs the scope {self.scope}.")
+        if actor.kind is Kind.KEY and actor.key_scopes.isdisjoint(self.scopes):
+            raise MissingScope(f"This key needs the scope {' or '.join(self.scopes)}.")
         if actor.scope is not Scope.FULL or actor.impersonator:
             self.narrow(actor, request.scope.get("method", "GET"))
         return actor
@@ -182,24 +183,24 @@ class Everyone:
 def staff(permission: Permission, *, scope: KeyScope | None = None) -> Any:
     """For staff with this permission; with a scope also for services whose key has it."""
     kinds = (Kind.STAFF, Kind.KEY) if scope else (Kind.STAFF,)
-    return Depends(Guard(*kinds, permission=permission, scope=scope))
+    return Depends(Guard(*kinds, permission=permission, scopes=(scope,) if scope else ()))
 
 
 def customer_or_staff(permission: Permission, *, scope: KeyScope | None = None) -> Any:
     """For customers, about what is theirs, and for staff with this permission, about anybody's;
     with a scope also for customers' keys that have it."""
     kinds = (Kind.CUSTOMER, Kind.STAFF, Kind.KEY) if scope else (Kind.CUSTOMER, Kind.STAFF)
-    return Depends(Guard(*kinds, permission=permission, scope=scope))
+    return Depends(Guard(*kinds, permission=permission, scopes=(scope,) if scope else ()))
 
 
-def customer_or_key(scope: KeyScope) -> Any:
-    """For customers, and for keys of theirs with this scope."""
-    return Depends(Guard(Kind.CUSTOMER, Kind.KEY, scope=scope))
+def customer_or_key(*scopes: KeyScope) -> Any:
+    """For customers, and for keys with one of these scopes."""
+    return Depends(Guard(Kind.CUSTOMER, Kind.KEY, scopes=scopes))
 
 
 def service(scope: KeyScope) -> Any:
     """For other services of the business, by a key of staff's making with this scope."""
-    return Depends(Guard(Kind.KEY, scope=scope))
+    return Depends(Guard(Kind.KEY, scopes=(scope,)))
 
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))

@@ -56,9 +56,7 @@ class KeysQuery(PageQuery):
 @router.get("", responses=documented(InvalidInput))
 async def list_keys(db: Db, actor: Me, ask: Annotated[KeysQuery, Query()]) -> KeyList:
     """Your keys, masked, the newest first."""
-    page = await queries.keys(
-        db, ask, user_id=owner(actor), status=ask.status, search=ask.search
-    )
+    page = await queries.keys(db, ask, user_id=owner(actor), status=ask.status, search=ask.search)
     return KeyList.of(page, api_keys=[KeyOut.model_validate(row) for row in page.items])
 
 
@@ -76,7 +74,8 @@ def made(new: Made) -> KeyMade:
 async def list_scopes(db: Db) -> ScopeList:
     """What a key of yours may be allowed to do."""
     own = await system.value(db, rules.API_SCOPES)
-    every = {**CUSTOMERS, **dict.fromkeys(own, "Of the API that these keys are for.")}
+    every: dict[str, str] = {name.value: says for name, says in CUSTOMERS.items()}
+    every |= dict.fromkeys(own, "Of the API that these keys are for.")
     return ScopeList(scopes=[ScopeOut(name=name, allows=says) for name, says in every.items()])
 
 
@@ -124,9 +123,7 @@ async def change_key(
     if_match: IfMatch = None,
 ) -> KeyOut:
     """Another name, scopes, expiry, addresses, limits: what is given is changed."""
-    row = await service.change(
-        db, key_id, body.facts(), user_id=owner(actor), if_match=if_match
-    )
+    row = await service.change(db, key_id, body.facts(), user_id=owner(actor), if_match=if_match)
     return told(response, row)
 
 
@@ -142,6 +139,4 @@ async def revoke_key(
     db: Db, response: Response, actor: Me, key_id: UUID, if_match: IfMatch = None
 ) -> KeyOut:
     """Refused from now on, by every process within a second; there is no way back."""
-    return told(
-        response, await service.revoke(db, key_id, user_id=owner(actor), if_match=if_match)
-    )
+    return told(response, await service.revoke(db, key_id, user_id=owner(actor), if_match=if_match))

@@ -75,7 +75,8 @@ create or replace trigger announce_keys after update of status on users
 
 -- A key that is good, for the door; that it was used is written down at most once a minute.
 create or replace function find_key(its_hash bytea) returns table (
-  id uuid, user_id uuid, scopes varchar[], allowed_addresses cidr[], ends_at timestamptz
+  id uuid, user_id uuid, scopes varchar[], allowed_addresses cidr[], ends_at timestamptz,
+  is_limited boolean
 )
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 declare
@@ -91,7 +92,8 @@ begin
   end if;
   perform note_key_use(array[found_key.id]);
   return query select found_key.id, found_key.user_id, found_key.scopes,
-    found_key.allowed_addresses, least(found_key.expires_at, found_key.grace_until);
+    found_key.allowed_addresses, least(found_key.expires_at, found_key.grace_until),
+    coalesce(found_key.per_second, found_key.per_minute) is not null;
 end $$;
 
 -- Once a minute for each key, and never waiting for whoever does the same.
@@ -100,7 +102,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   update api_keys set last_used_at = now() where id in (
     select id from api_keys
     where id = any (keys) and coalesce(last_used_at < now() - interval '1 minute', true)
-    for update skip locked
+    for no key update skip locked
   )
 $$;
 revoke execute on function find_key(bytea), note_key_use(uuid[]) from public;

@@ -88,6 +88,7 @@ class Keyring:
             UUID(bytes=row["id"].bytes),
             on_behalf_of=owner,
             key_scopes=frozenset(row["scopes"]),
+            is_paced=owner is not None or row["is_limited"],
         )
         known = Known(actor, tuple(row["allowed_addresses"]), row["ends_at"])
         if heard == self._heard:
@@ -98,4 +99,6 @@ class Keyring:
 
 
 def bad_key() -> BadToken:
-    return BadToken("This API key is not good: it is unknown, has ended, or may not come from here.")
+    return BadToken(
+        "This API key is not good: it is unknown, has ended, or may not come from here."
+    )

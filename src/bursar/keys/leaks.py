@@ -1,8 +1,8 @@
 """Whoever finds a key in a public place reports it here, and it is revoked at once.
 
-The format is that of GitHub's secret scanning partner program. Its requests are signed; where the
-public key of the scanner stands in the settings, an unsigned report is refused. Without it the proof
-is the key itself: who shows all of it may end it.
+The format is that of GitHub's secret scanning partner program, whose requests are signed. Where the
+public key of the scanner stands in the settings, an unsigned report is refused. Without it the
+proof is the key itself: who shows all of it may end it.
 """
 
 import base64

@@ -5,7 +5,17 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
-from sqlalchemy import BigInteger, FetchedValue, ForeignKey, Index, LargeBinary, String, func, text
+from sqlalchemy import (
+    BigInteger,
+    FetchedValue,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,6 +36,7 @@ class ApiKey(Base):
 
     __tablename__ = "api_keys"
     __table_args__ = (
+        UniqueConstraint("user_id", "id"),
         Index("ix_api_keys_user_id", "user_id", "created_at", "id"),
         Index("ix_api_keys_created_at", "created_at", "id"),
     )

@@ -27,8 +27,8 @@ API_SCOPES = setting(
 
 async def demand_scopes(db: AsyncSession, scopes: Iterable[str], *, service: bool) -> list[str]:
     """Each once and in order, or the sentence that names those there are."""
-    own: dict[str, str] = {name: "" for name in await system.value(db, API_SCOPES)}
-    known = {*SERVICES} if service else {*CUSTOMERS, *own}
+    own: list[str] = await system.value(db, API_SCOPES)
+    known: set[str] = {*SERVICES} if service else {*CUSTOMERS, *own}
     wanted = sorted(set(scopes))
     if unknown := [name for name in wanted if name not in known]:
         allowed = ", ".join(sorted(known))

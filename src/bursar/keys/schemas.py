@@ -55,7 +55,7 @@ class KeyChange(Wire):
     """What is given is changed; null takes an expiry or a limit away."""
 
     name: Name = ""
-    scopes: Scopes = []
+    scopes: Scopes = Field(default=[])
     expires_at: Time | None = None
     allowed_addresses: list[Address] = Field(default=[], max_length=MOST_ADDRESSES)
     per_second: Rate | None = None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
@@ -60,7 +60,9 @@ async def checked(db: AsyncSession, facts: dict[str, Any], *, service: bool) -> 
     if "scopes" in facts:
         facts["scopes"] = await rules.demand_scopes(db, facts["scopes"], service=service)
     if (facts.get("expires_at") or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC):
-        raise InvalidInput.at("/expires_at", "A key expires in the future, or never.", "in_the_past")
+        raise InvalidInput.at(
+            "/expires_at", "A key expires in the future, or never.", "in_the_past"
+        )
     return facts
 
 
@@ -68,14 +70,9 @@ async def add(
     db: AsyncSession, facts: dict[str, Any], user_id: UUID | None, event: str = "keys.created"
 ) -> Made:
     key = secret.new()
-    row = ApiKey(
-        **{**facts, "user_id": user_id},
-        key_hash=secret.digest(key),
-        start=key[: secret.SHOWN],
-        last_four=key[-4:],
-    )
-    db.add(row)
-    await db.flush()
+    shown = {"start": key[: secret.SHOWN], "last_four": key[-4:]}
+    values = {**facts, **shown, "user_id": user_id, "key_hash": secret.digest(key)}
+    row = (await db.scalars(insert(ApiKey).values(values).returning(ApiKey))).one()
     await audit.record(db, event, "api_key", row.id, after=told(row))
     return Made(row, key)
 

@@ -242,3 +242,14 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   on conflict do nothing
 $$;
 revoke execute on function notice_quota(uuid, text, bigint, bigint, boolean) from public;
+
+-- What names a person in raw usage goes with an erased account: its keys, and with them their calls.
+create or replace function forget_usage(its_user uuid) returns void
+language sql security definer set search_path = pg_catalog, public, pg_temp as $$
+  delete from api_keys where user_id = its_user
+    and exists (select from users where id = its_user and erased_at is not null);
+  delete from usage where user_id = its_user
+    and exists (select from users where id = its_user and erased_at is not null);
+$$;
+revoke execute on function forget_usage(uuid) from public;
+grant execute on function forget_usage(uuid) to worker_user;

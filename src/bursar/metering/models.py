@@ -4,7 +4,16 @@ from datetime import date, datetime
 from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, SmallInteger, func, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, CHAR, INET
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -17,7 +26,12 @@ class Usage(Base):
     """One call of the business's API."""
 
     __tablename__ = "usage"
-    __table_args__ = {"postgresql_partition_by": "range (timestamp)"}  # noqa: RUF012
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "api_key_id"], ["api_keys.user_id", "api_keys.id"], ondelete="CASCADE"
+        ),
+        {"postgresql_partition_by": "range (timestamp)"},
+    )
     unaudited = True
 
     user_id: Mapped[UUID] = mapped_column(
@@ -25,7 +39,7 @@ class Usage(Base):
     )
     timestamp: Mapped[datetime] = mapped_column(primary_key=True, server_default=func.now())
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
-    api_key_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    api_key_id: Mapped[UUID | None]
     event_id: Mapped[str | None]
     endpoint: Mapped[str]
     location: Mapped[str | None]
@@ -45,9 +59,7 @@ class UsageEventId(Base):
     """That an event was counted; kept at least as long as the event itself."""
 
     __tablename__ = "usage_event_ids"
-    __table_args__ = (
-        Index("ix_usage_event_ids_seen_on", "seen_on", postgresql_using="brin"),
-    )
+    __table_args__ = (Index("ix_usage_event_ids_seen_on", "seen_on", postgresql_using="brin"),)
     unaudited = True
 
     user_id: Mapped[UUID] = mapped_column(

@@ -17,7 +17,9 @@ SECONDS = {Tier.FREE: 10, Tier.PRO: 100, Tier.ENTERPRISE: 1_000}
 MINUTES = {Tier.FREE: 300, Tier.PRO: 3_000, Tier.ENTERPRISE: 30_000}
 
 
-def of_tier(key: str, kind: Any, tier: Tier, default: Any, says: str, **limits: Any) -> Setting[Any]:
+def of_tier(
+    key: str, kind: Any, tier: Tier, default: Any, says: str, **limits: Any
+) -> Setting[Any]:
     return setting(f"{key}_{tier}", kind, default, f"{says} (tier {tier}).", **limits)
 
 

@@ -15,6 +15,7 @@ declare
   seconds double precision;
   this_month text;
   ask record;
+  meter meters;
   owner uuid;
   key uuid;
   limits bigint[] := array[null, null, null, null];
@@ -61,7 +62,9 @@ begin
       key := ask.key_id;
       limits[1] := ask.per_second;
       limits[2] := ask.per_minute;
-      select second_full_at, minute_full_at into full_at[1], full_at[2] from meters where id = key;
+      select * into meter from meters where id = key;
+      full_at[1] := meter.second_full_at;
+      full_at[2] := meter.minute_full_at;
       key_used := null;
       if ask.per_month is not null then
         select units into key_used from api_key_months where api_key_id = key and month = this_month;
@@ -74,7 +77,9 @@ begin
       owner := ask.user_id;
       limits[3] := nullif((terms ->> ('rate_per_second_' || ask.tier))::bigint, 0);
       limits[4] := nullif((terms ->> ('rate_per_minute_' || ask.tier))::bigint, 0);
-      select second_full_at, minute_full_at into full_at[3], full_at[4] from meters where id = owner;
+      select * into meter from meters where id = owner;
+      full_at[3] := meter.second_full_at;
+      full_at[4] := meter.minute_full_at;
       quota := quota_of(owner, ask.tier, this_month, terms);
       hard := (terms ->> ('quota_hard_' || ask.tier))::boolean;
       select units into used from monthly_usage where user_id = owner and month = this_month;

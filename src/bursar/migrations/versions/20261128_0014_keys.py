@@ -40,6 +40,7 @@ create table api_keys (
   constraint fk_api_keys_rotated_from foreign key (rotated_from)
     references api_keys (id) on delete set null,
   constraint uq_api_keys_key_hash unique (key_hash),
+  constraint uq_api_keys_user_id_id unique (user_id, id),  -- for what refers to both
   constraint ck_api_keys_key_hash check (octet_length(key_hash) = 32),
   constraint ck_api_keys_name check (length(name) <= 100),
   constraint ck_api_keys_masked check (length(start) <= 16 and length(last_four) = 4),

@@ -12,7 +12,7 @@ def upgrade() -> None:
 
 
 # One row for each call, in one partition for each month (UTC). The key leads with the customer, so
-# it is the order in which usage is read, too.
+# it is the order in which usage is read and goes with its customer or API key.
 USAGE = """
 create table usage (
   id uuid not null default uuid7(),
@@ -34,8 +34,8 @@ create table usage (
   recorded_at timestamptz not null default now(),
   constraint pk_usage primary key (user_id, timestamp, id),
   constraint fk_usage_user_id foreign key (user_id) references users (id) on delete cascade,
-  constraint fk_usage_api_key_id foreign key (api_key_id)
-    references api_keys (id) on delete cascade,
+  constraint fk_usage_user_id_api_key_id foreign key (user_id, api_key_id)
+    references api_keys (user_id, id) on delete cascade,
   constraint ck_usage_endpoint check (length(endpoint) between 1 and 300),
   constraint ck_usage_response_time_ms check (response_time_ms >= 0),
   constraint ck_usage_status_code check (status_code between 100 and 599),
@@ -86,8 +86,8 @@ create table api_key_months (
 ) with (fillfactor = 50);
 """
 
-# `latencies` counts response times by the bounds in metering/database.sql. The key of nobody and the
-# status that is not known yet are zeros, so that they can be part of the primary key.
+# `latencies` counts response times by the bounds in metering/database.sql. No key, and a status
+# that is not known, are zeros, so that they can be part of the primary key.
 ROLLUP = """
 create table usage_{unit}s (
   user_id uuid not null,
