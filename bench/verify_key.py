@@ -69,7 +69,9 @@ async def make_keys(url: str, customers: int = CUSTOMERS) -> Keys:
             await connection.execute(WITHOUT_END)
             keys = [secret.new() for _ in range(customers + 1)]
             scopes: list[list[str]] = [[] for _ in people]
-            rows = zip([*people, None], keys, [*scopes, ["keys:verify", "usage:ingest"]], strict=True)
+            rows = zip(
+                [*people, None], keys, [*scopes, ["keys:verify", "usage:ingest"]], strict=True
+            )
             await connection.executemany(
                 KEY, [(user, secret.digest(key), key, given) for user, key, given in rows]
             )

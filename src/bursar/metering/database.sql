@@ -54,7 +54,7 @@ create policy pruning on usage_hours for delete to worker_user
 
 -- The name of a month, as monthly_usage has it, and its first moment.
 create or replace function month_of(moment timestamptz) returns text
-language sql immutable parallel safe
+language sql stable parallel safe
 return to_char(moment at time zone 'UTC', 'YYYY-MM');
 
 create or replace function usage_partition(month text) returns text
@@ -126,23 +126,16 @@ create or replace aggregate sum_latencies (bigint[]) (
   sfunc = add_latencies, stype = bigint[], initcond = '{}'
 );
 
-create or replace function count_latencies(part integer, times bigint) returns bigint[]
-language sql immutable parallel safe
-return array_fill(0::bigint, array[part]) || times
-  || array_fill(0::bigint, array[cardinality(latency_bounds()) - part]);
-
 -- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
 -- here and what a recount of the events finds cannot differ.
 create or replace function sum_up_usage() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
-  with hours as materialized (
-    select user_id, date_trunc('hour', timestamp, 'UTC') as hour, endpoint,
-      coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
-      coalesce(status_code, 0)::smallint as status_code,
+  with sums as materialized (
+    select user_id, hour, day, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day,
       count(*) as requests, sum(units)::bigint as units, count(part) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      case when count(part) = 0 then array_fill(0::bigint, array[25]) else array[
+      array[
         count(*) filter (where part = 0), count(*) filter (where part = 1),
         count(*) filter (where part = 2), count(*) filter (where part = 3),
         count(*) filter (where part = 4), count(*) filter (where part = 5),
@@ -156,13 +149,22 @@ begin
         count(*) filter (where part = 20), count(*) filter (where part = 21),
         count(*) filter (where part = 22), count(*) filter (where part = 23),
         count(*) filter (where part = 24)
-      ] end as latencies
+      ] as latencies
     from (
-      select *, width_bucket(response_time_ms, latency_bounds()) as part from added
+      select user_id, endpoint, units, response_time_ms,
+        date_trunc('hour', timestamp, 'UTC') as hour, (timestamp at time zone 'UTC')::date as day,
+        coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
+        coalesce(status_code, 0)::smallint as status_code,
+        width_bucket(response_time_ms, latency_bounds()) as part
+      from added
     ) as event
-    group by 1, 2, 3, 4, 5
+    group by user_id, day, endpoint, api_key_id, status_code, grouping sets ((hour), ())
   ), by_hour as (
-    insert into usage_hours as here select * from hours order by 1, 2, 3, 4, 5
+    insert into usage_hours as here (user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where not of_day order by 1, 2, 3, 4, 5
     on conflict on constraint pk_usage_hours do update set
       requests = here.requests + excluded.requests,
       units = here.units + excluded.units,
@@ -171,12 +173,11 @@ begin
       latencies = case when excluded.timed = 0 then here.latencies
         else add_latencies(here.latencies, excluded.latencies) end
   ), by_day as (
-    insert into usage_days as here
-    select user_id, (hour at time zone 'UTC')::date as day, endpoint, api_key_id, status_code,
-      sum(requests)::bigint, sum(units)::bigint, sum(timed)::bigint,
-      sum(total_response_time_ms)::bigint,
-      case when count(*) = 1 then min(latencies) else sum_latencies(latencies) end
-    from hours group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5
+    insert into usage_days as here (user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where of_day order by 1, 2, 3, 4, 5
     on conflict on constraint pk_usage_days do update set
       requests = here.requests + excluded.requests,
       units = here.units + excluded.units,
@@ -185,20 +186,20 @@ begin
       latencies = case when excluded.timed = 0 then here.latencies
         else add_latencies(here.latencies, excluded.latencies) end
   ), by_key as (
-    insert into api_key_months as here
-    select api_key_id, month_of(hour), sum(requests)::bigint, sum(units)::bigint
-    from hours where api_key_id <> '00000000-0000-0000-0000-000000000000'
+    insert into api_key_months as here (api_key_id, month, requests, units)
+    select api_key_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint, sum(units)::bigint
+    from sums where of_day and api_key_id <> '00000000-0000-0000-0000-000000000000'
     group by 1, 2 order by 1, 2
     on conflict on constraint pk_api_key_months do update set
       requests = here.requests + excluded.requests, units = here.units + excluded.units
   )
   insert into monthly_usage as here (user_id, month, total_requests, successful_requests,
     failed_requests, total_response_time_ms, units)
-  select user_id, month_of(hour), sum(requests)::bigint,
+  select user_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint,
     coalesce(sum(requests) filter (where status_code < 400), 0)::bigint,
     coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint,
     sum(total_response_time_ms)::bigint, sum(units)::bigint
-  from hours group by 1, 2 order by 1, 2
+  from sums where of_day group by 1, 2 order by 1, 2
   on conflict on constraint pk_monthly_usage do update set
     total_requests = here.total_requests + excluded.total_requests,
     successful_requests = here.successful_requests + excluded.successful_requests,

@@ -20,7 +20,7 @@ import orjson
 from prometheus_client import Counter, Histogram
 
 from bursar.core.database import WORKER, Database
-from bursar.core.database_errors import SQL_ERRORS, OutcomeUnknown, is_lost, state_of, translate
+from bursar.core.database_errors import SQL_ERRORS, OutcomeUnknown, is_lost, translate
 from bursar.core.errors import BursarError
 from bursar.core.problems import Internal
 from bursar.core.wire import as_json

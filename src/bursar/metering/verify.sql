@@ -31,6 +31,7 @@ declare
   retry double precision;
   seen bytea;
   known boolean;
+  put meters[] := '{}';
   counted usage[] := '{}';
   good uuid[] := '{}';
   answers jsonb[] := '{}';
@@ -58,7 +59,9 @@ begin
     order by api_keys.user_id, api_keys.id, n
   loop
     if ask.key_id is distinct from key then
-      perform put_meter(key, full_at[1], full_at[2]);
+      if limits[1] is not null or limits[2] is not null then
+        put := put || row(key, full_at[1], full_at[2])::meters;
+      end if;
       key := ask.key_id;
       limits[1] := ask.per_second;
       limits[2] := ask.per_minute;
@@ -72,15 +75,23 @@ begin
       end if;
     end if;
     if ask.user_id is distinct from owner then
-      perform put_meter(owner, full_at[3], full_at[4]);
-      perform notice_quota(owner, this_month, used, quota, hard) where used * 100 >= quota * 80;
+      if limits[3] is not null or limits[4] is not null then
+        put := put || row(owner, full_at[3], full_at[4])::meters;
+      end if;
+      if quota > 0 and used * 100 >= quota * 80 then
+        perform notice_quota(owner, this_month, used, quota, hard);
+      end if;
       owner := ask.user_id;
       limits[3] := nullif((terms ->> ('rate_per_second_' || ask.tier))::bigint, 0);
       limits[4] := nullif((terms ->> ('rate_per_minute_' || ask.tier))::bigint, 0);
       select * into meter from meters where id = owner;
       full_at[3] := meter.second_full_at;
       full_at[4] := meter.minute_full_at;
-      quota := quota_of(owner, ask.tier, this_month, terms);
+      quota := coalesce((terms ->> ('quota_' || ask.tier))::bigint, 0);
+      if quota > 0 then
+        quota := quota + coalesce(
+          (select sum(units) from usage_grants where user_id = owner and month = this_month), 0);
+      end if;
       hard := (terms ->> ('quota_hard_' || ask.tier))::boolean;
       select units into used from monthly_usage where user_id = owner and month = this_month;
       used := coalesce(used, 0);
@@ -170,9 +181,12 @@ begin
         'reset_seconds', ceil(greatest(0, full_at[tightest] - seconds))::integer) end,
       'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
   end loop;
-  perform put_meter(key, full_at[1], full_at[2]);
-  perform put_meter(owner, full_at[3], full_at[4]);
-  perform notice_quota(owner, this_month, used, quota, hard) where used * 100 >= quota * 80;
+  put := put || row(key, full_at[1], full_at[2])::meters || row(owner, full_at[3], full_at[4])::meters;
+  if quota > 0 and used * 100 >= quota * 80 then
+    perform notice_quota(owner, this_month, used, quota, hard);
+  end if;
+  update meters set second_full_at = new.second_full_at, minute_full_at = new.minute_full_at
+  from unnest(put) as new where meters.id = new.id;
   if counted <> '{}' then
     insert into usage select * from unnest(counted);
   end if;
@@ -189,13 +203,5 @@ begin
   perform from meters where id = any (ids) order by id for update;
 end $$;
 
-create or replace function put_meter(its_id uuid, second_full double precision, minute_full double precision)
-returns void
-language sql set search_path = pg_catalog, public, pg_temp as $$
-  update meters set second_full_at = second_full, minute_full_at = minute_full
-  where id = its_id and (second_full_at, minute_full_at) <> (second_full, minute_full)
-$$;
-
-revoke execute on function verify_keys(jsonb, jsonb, timestamptz), lock_meters(uuid[]),
-  put_meter(uuid, double precision, double precision) from public;
+revoke execute on function verify_keys(jsonb, jsonb, timestamptz), lock_meters(uuid[]) from public;
 grant execute on function verify_keys(jsonb, jsonb, timestamptz) to worker_user;
