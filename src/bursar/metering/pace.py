@@ -1,6 +1,7 @@
 """Calls of our own routes with a key are limited like those of the business's API.
 
-They cost no quota. Every answer says how far it has come: RateLimit and RateLimit-Policy, as the IETF draft has them.
+They cost no quota. Every answer says how far it has come: RateLimit and RateLimit-Policy, as the
+IETF draft has them.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
