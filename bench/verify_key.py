@@ -172,15 +172,16 @@ class Verifying:
     server: Program
     asks: list[Ask]
     counts: bool = True
+    clients: int = CLIENTS
     outcomes: list[Outcome] = field(default_factory=list)
     answered: int = 0
 
     @property
     def what(self) -> str:
-        return f"{CLIENTS} clients"
+        return f"{self.clients} clients"
 
     def measure(self, seconds: float) -> float:
-        outcome = load(Job(self.server.port, self.asks, CLIENTS, max(LEAST_SECONDS, seconds)))
+        outcome = load(Job(self.server.port, self.asks, self.clients, max(LEAST_SECONDS, seconds)))
         self.outcomes.append(outcome)
         if self.counts:
             self.answered += outcome.requests

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from bursar.app import create_app
+from bursar.auth.scopes import SERVICES
 from bursar.core.errors import BursarError
 from bursar.core.notices import Notices, Pace
 from bursar.keys import secret
@@ -169,6 +170,16 @@ async def test_nobody_reaches_anothers_key(live_db: Live) -> None:
             await database.fetch_all(CARL.claim, sql, b"")
 
 
+@pytest.mark.parametrize("scope", sorted(SERVICES))
+async def test_the_database_gives_no_customer_what_is_for_services(
+    live_db: Live, scope: str
+) -> None:
+    await move_in(live_db)
+    await key_of(live_db)
+    with pytest.raises(Exception, match="scopes_of_services"):
+        await rows(live_db, "update api_keys set scopes = array[$1::varchar]", scope)
+
+
 async def test_staff_see_and_end_everybodys(live_db: Live) -> None:
     await move_in(live_db)
     carl, shop = await key_of(live_db, name="For Reports"), await service_key(live_db)
@@ -317,10 +328,11 @@ async def test_too_many_keys_are_refused_also_at_once(live_db: Live) -> None:
 
 
 async def test_what_a_customer_has_goes_with_them_and_money_stays(live_db: Live) -> None:
-    from tests.wallets.purses import fund, written
+    from tests.wallets.purses import charge, fund, written
 
     await move_in(live_db)
     await fund(live_db, CARL, 10)
+    await charge(live_db, CARL, 10)
     shop, carl = await service_key(live_db), await key_of(live_db)
     await code(live_db, shop, carl, event_id="one")
     money, trail = await written(live_db), await rows(live_db, "select count(*) from audit_logs")

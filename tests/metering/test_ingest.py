@@ -258,7 +258,7 @@ async def test_nobody_writes_usage_but_by_the_functions(live_db: Live) -> None:
     async with live_db.database.transaction(CARL.claim) as db:
         from sqlalchemy import text
 
-        for sql in ("insert into usage (user_id, endpoint) values ($$x$$, '/')",
+        for sql in ("insert into usage (user_id, endpoint) values (uuid7(), '/')",
                     "update monthly_usage set units = 0", "delete from usage_days",
                     "select ingest_usage('[]', '{}')"):  # fmt: skip
             with pytest.raises(Exception, match="permission denied"):

@@ -20,7 +20,7 @@ import orjson
 from prometheus_client import Counter, Histogram
 
 from bursar.core.database import WORKER, Database
-from bursar.core.database_errors import SQL_ERRORS, OutcomeUnknown, is_lost, translate
+from bursar.core.database_errors import SQL_ERRORS, OutcomeUnknown, is_lost, state_of, translate
 from bursar.core.errors import BursarError
 from bursar.core.problems import Internal
 from bursar.core.wire import as_json
@@ -189,5 +189,5 @@ def refusal(error: BaseException) -> BursarError:
         return OutcomeUnknown.now()
     if known := translate(error):
         return known
-    log.error("a key cannot be verified: %s", error)
+    log.error("a key cannot be verified: %s", state_of(error))
     return Internal("Something went wrong here; nothing was changed.")

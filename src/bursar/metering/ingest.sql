@@ -7,13 +7,13 @@ language plpgsql security definer set search_path = pg_catalog, public, pg_temp 
 declare
   terms jsonb := metering_terms(defaults);
   outcomes text[];
+  people uuid[];
+  months text[];
 begin
-  perform lock_meters(array(
-    select distinct user_id from jsonb_to_recordset(events) as reported (user_id uuid)));
-  perform make_usage_partition(month) from (
-    select distinct month_of(timestamp) as month
-    from jsonb_to_recordset(events) as reported (timestamp timestamptz)
-  ) as months;
+  select array_agg(distinct user_id), array_agg(distinct month_of(timestamp)) into people, months
+  from jsonb_to_recordset(events) as reported (user_id uuid, timestamp timestamptz);
+  perform lock_meters(people);
+  perform make_usage_partition(month) from unnest(months) as month;
   with incoming as materialized (
     select * from jsonb_to_recordset(events) as reported (
       n integer, user_id uuid, api_key_id uuid, event text, content text, event_id text,
@@ -24,9 +24,12 @@ begin
     select distinct on (user_id, event) n, user_id, decode(event, 'hex') as event,
       decode(content, 'hex') as content
     from incoming where event is not null order by user_id, event, n
-  ), before as materialized (
-    select kept.user_id, kept.event, kept.content
-    from named join usage_event_ids as kept using (user_id, event)
+  ), before as materialized (  -- one by one by their key, however few they were when it was planned
+    select named.user_id, named.event, kept.content
+    from named cross join lateral (
+      select content from usage_event_ids
+      where user_id = named.user_id and event = named.event offset 0
+    ) as kept
   ), fresh as materialized (
     select n from named where not exists (
       select from before where (before.user_id, before.event) = (named.user_id, named.event))
@@ -53,12 +56,8 @@ begin
   left join before on before.user_id = named.user_id and before.event = named.event;
   perform notice_quota(used.user_id, used.month, used.units,
     quota_of(used.user_id, tier, used.month, terms), (terms ->> ('quota_hard_' || tier))::boolean)
-  from (
-    select distinct user_id, month_of(timestamp) as month
-    from jsonb_to_recordset(events) as reported (user_id uuid, timestamp timestamptz)
-  ) as touched
-  join monthly_usage as used using (user_id, month)
-  join users on users.id = used.user_id;
+  from monthly_usage as used join users on users.id = used.user_id
+  where used.user_id = any (people) and used.month = any (months);
   return outcomes;
 end $$;
 revoke execute on function ingest_usage(jsonb, jsonb) from public;

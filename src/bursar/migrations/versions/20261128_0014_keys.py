@@ -45,6 +45,9 @@ create table api_keys (
   constraint ck_api_keys_name check (length(name) <= 100),
   constraint ck_api_keys_masked check (length(start) <= 16 and length(last_four) = 4),
   constraint ck_api_keys_scopes check (cardinality(scopes) <= 50),
+  constraint ck_api_keys_scopes_of_services check (
+    user_id is null or not scopes && '{keys:verify,usage:ingest,wallets:charge}'::varchar[]
+  ),
   constraint ck_api_keys_allowed_addresses check (cardinality(allowed_addresses) <= 50),
   constraint ck_api_keys_limits check (per_second > 0 and per_minute > 0 and per_month > 0),
   constraint ck_api_keys_status check (status in ('active', 'revoked')),
