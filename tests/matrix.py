@@ -52,6 +52,7 @@ customers
 customers and their keys
   GET /api/v1/usage                           GET /api/v1/usage/summary
   GET /api/v1/usage/quota                     GET /api/v1/usage/breakdown
+  GET /api/v1/usage/export
 
 customers, their keys and services
   POST /api/v1/usage                          POST /api/v1/usage/events

@@ -42,7 +42,7 @@ from tests.wallets.scenery import MONEY_BODIES, set_out_money
 from tests.world import CARL, DORA, OLIVIA, STAFF
 
 # What a caller would send to each route that reads a body; {n} is another number each time.
-BODIES: dict[str, dict[str, Any]] = {
+BODIES: dict[str, Any] = {
     "POST /api/v1/auth/signup": {"email": "new{n}@example.com", "password": PASSWORD},
     "POST /api/v1/auth/login": {"email": "carl@example.com", "password": PASSWORD},
     "POST /api/v1/auth/refresh": {"refresh_token": "x" * 60},
@@ -83,6 +83,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
     "POST /api/v1/api-keys": {"name": "Key {n}"},
     "PUT /api/v1/api-keys/{key_id}": {"name": "Key {n}"},
+    "POST /api/v1/api-keys/leaks": [{"token": "x", "type": "bursar_api_key"}],
     "POST /api/v1/api-keys/{key_id}/rotation": {"grace_seconds": 60},
     "POST /api/v1/admin/api-keys": {"name": "Service {n}", "scopes": ["keys:verify"]},
     "PUT /api/v1/admin/api-keys/{key_id}": {"name": "Service {n}"},

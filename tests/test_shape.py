@@ -65,6 +65,7 @@ ROOMS_OF_DOMAINS = {
     },
     "metering": {
         "desk": "keys that are shown together go as one statement",
+        "export": "a customer's calls as a file, a piece at a time",
         "events": "an event of usage, and by what it is known again",
         "ingest.sql": "events that were reported, each counted once",
         "latency": "percentiles from counted response times",

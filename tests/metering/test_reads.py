@@ -1,5 +1,7 @@
 """Usage as its owner reads it, and staff: pages, sums, quota, parts and percentiles."""
 
+import csv
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bursar.metering import export
 from bursar.metering.latency import BOUNDS, percentile
 from tests.accounts.people import rows
 from tests.conftest import Live
@@ -55,6 +58,25 @@ async def test_pages_by_cursor_and_filters(live_db: Live) -> None:
     since = seen[9]["timestamp"]
     assert (await read(live_db, **{"from": since}))["total"] in (9, 10)  # to the millisecond
     assert (await read(live_db, to=since))["total"] in (30, 31)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+async def test_all_of_it_as_a_file(
+    live_db: Live, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PIECE", 7)
+    carl = await some_usage(live_db)
+    async with live_db.api(CARL) as api:
+        answer = await api.get(f"{USAGE}/export", params={"format": kind, "failed": False})
+    lines = answer.text.splitlines()
+    if kind == "csv":
+        found = [row["event_id"] for row in csv.DictReader(lines)]
+    else:
+        found = [json.loads(line)["event_id"] for line in lines]
+    assert found == [f"e-{n}" for n in range(40) if n % 5]
+    assert carl.key not in answer.text
+    async with live_db.api(DORA) as api:
+        assert len((await api.get(f"{USAGE}/export")).text.splitlines()) == 1
 
 
 async def test_a_summary_by_month(live_db: Live) -> None:

@@ -5,19 +5,23 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from bursar.auth.actor import Actor
 from bursar.auth.guard import customer_or_key
 from bursar.auth.scopes import KeyScope
+from bursar.core import files
 from bursar.core.database import Db
 from bursar.core.errors import BursarError, InvalidInput
+from bursar.core.files import Format
 from bursar.core.hot import hot
-from bursar.core.idempotency import own_key
+from bursar.core.idempotency import BadKey, given_key, own_key
+from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Route, Time, answer
-from bursar.metering import events, queries
+from bursar.metering import events, export, queries
 from bursar.metering.events import (
     BeforeRetention,
     EventConflict,
@@ -55,12 +59,15 @@ LONGEST_DAYS, LONGEST_HOURS = 400, 31  # days in which a breakdown may look
     "",
     status_code=201,
     response_model=Counted,
-    responses=documented(EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey),
+    responses=documented(
+        EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, BadKey
+    ),
+    openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
 async def report_one(request: Request, actor: Annotated[Actor, REPORT], body: EventIn) -> Response:
     """Counts one call, once for its event_id; without one the Idempotency-Key stands for it."""
-    event_id = body.event_id or request.headers.get("idempotency-key")
+    event_id = body.event_id or given_key(request)
     event = body.model_copy(update={"event_id": event_id}).event()
     [outcome] = await events.report(request.app.state.database, actor, [event])
     if isinstance(outcome, BursarError):
@@ -103,8 +110,8 @@ def outcome_of(event_id: str | None, outcome: events.Outcome) -> dict[str, Any]:
     return {**refused, "errors": outcome.errors} if outcome.errors else refused
 
 
-class UsageQuery(PageQuery):
-    """A page of calls, perhaps only those that fit."""
+class UsageFilter(BaseModel):
+    """Which calls somebody wants to see."""
 
     endpoint: str | None = Field(None, max_length=300, pattern=r"^[^\x00]*$")
     key: UUID | None = None
@@ -112,10 +119,21 @@ class UsageQuery(PageQuery):
     failed: bool | None = None
     from_: Time | None = Field(None, alias="from", description="The first moment, in UTC.")
     to: Time | None = Field(None, description="The first moment that is not wanted any more.")
-    sort: str | None = sort_field(queries.USAGE)
 
     def filters(self) -> Filters:
         return Filters(self.endpoint, self.key, self.status_code, self.failed, self.from_, self.to)
+
+
+class UsageQuery(UsageFilter, PageQuery):
+    """A page of calls, perhaps only those that fit."""
+
+    sort: str | None = sort_field(queries.USAGE)
+
+
+class UsageFile(UsageFilter):
+    """Calls to take away."""
+
+    format: Format = "csv"
 
 
 def whose(actor: Actor) -> UUID:
@@ -131,6 +149,27 @@ async def list_usage(
     """Your calls, the newest first."""
     page = await queries.usage(db, whose(actor), ask, ask.filters())
     return UsageList.of(page, usage=[UsageOut.model_validate(row) for row in page.items])
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    dependencies=[READ],
+    responses=files.ANSWERS | documented(InvalidInput),
+)
+async def export_usage(
+    request: Request, actor: Annotated[Actor, READ], ask: Annotated[UsageFile, Query()]
+) -> StreamingResponse:
+    """The same as a file: CSV or JSON lines."""
+    now = datetime.now(UTC)
+    pieces = export.stream(
+        request.app.state.database, actor.claim, whose(actor), ask.filters(), ask.format, now
+    )
+    return StreamingResponse(
+        await files.begin(pieces),
+        media_type=files.MEDIA_TYPES[ask.format],
+        headers=files.headers("usage", ask.format, now),
+    )
 
 
 class SummaryQuery(PageQuery):

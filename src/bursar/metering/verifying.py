@@ -8,7 +8,7 @@ from bursar.auth.actor import Actor
 from bursar.auth.guard import service
 from bursar.auth.scopes import KeyScope
 from bursar.core.hot import hot
-from bursar.core.idempotency import own_key
+from bursar.core.idempotency import BadKey, given_key, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
@@ -28,7 +28,7 @@ NONE_OF_OURS: dict[str, Any] = {
 @router.post(
     "/keys/verify",
     response_model=VerifyOut,
-    responses=documented(DeskFull),
+    responses=documented(DeskFull, BadKey),
     openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
@@ -45,7 +45,7 @@ async def verify_key(
         body.facts(),
         scope=body.scope,
         address=body.ip_address,
-        event_id=body.event_id or request.headers.get("idempotency-key"),
+        event_id=body.event_id or given_key(request),
         counts=body.count,
     )
     return answer(told(await request.app.state.desk.ask(question)))
