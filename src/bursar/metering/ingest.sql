@@ -3,7 +3,8 @@
 -- What becomes of each, in their order: 'counted', 'duplicate' (it was counted before, word for word)
 -- or 'conflict' (its id was, with other words).
 create or replace function ingest_usage(events jsonb, defaults jsonb) returns text[]
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
   terms jsonb := metering_terms(defaults);
   outcomes text[];

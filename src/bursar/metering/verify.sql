@@ -6,7 +6,8 @@
 
 create or replace function verify_keys(asked jsonb, defaults jsonb, at timestamptz default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
   terms jsonb := metering_terms(defaults);
   periods constant double precision[] := array[1, 60, 1, 60];  -- of the key, then of the customer
