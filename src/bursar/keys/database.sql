@@ -98,12 +98,13 @@ end $$;
 
 -- Once a minute for each key, and never waiting for whoever does the same.
 create or replace function note_key_use(keys uuid[]) returns void
-language sql set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
   update api_keys set last_used_at = now() where id in (
     select id from api_keys
     where id = any (keys) and coalesce(last_used_at < now() - interval '1 minute', true)
     for no key update skip locked
-  )
-$$;
+  );
+end $$;
 revoke execute on function find_key(bytea), note_key_use(uuid[]) from public;
 grant execute on function find_key(bytea), note_key_use(uuid[]) to auth_user;

@@ -217,10 +217,11 @@ create or replace trigger refuse_change before update on usage
 
 -- What each tier may use: as declared in metering/rules.py, or as staff have set it.
 create or replace function metering_terms(defaults jsonb) returns jsonb
-language sql stable set search_path = pg_catalog, public, pg_temp as $$
-  select defaults || coalesce(
-    (select jsonb_object_agg(key, value) from settings where defaults ? key and value is not null), '{}')
-$$;
+language plpgsql stable set search_path = pg_catalog, public, pg_temp as $$
+begin
+  return defaults || coalesce(
+    (select jsonb_object_agg(key, value) from settings where defaults ? key and value is not null), '{}');
+end $$;
 
 -- What one customer has in one month; 0: without end, grants or not.
 create or replace function quota_of(its_user uuid, its_tier text, its_month text, terms jsonb)
