@@ -4,7 +4,7 @@ call lock_down('api_keys');
 
 grant select (id, user_id, name, start, last_four, scopes, allowed_addresses, per_second, per_minute,
   per_month, expires_at, grace_until, rotated_from, status, revoked_at, revoke_reason, last_used_at,
-  created_by, version, created_at, updated_at)
+  created_by, version, created_at, updated_at, searched)
   on api_keys to app_user, staff_user;
 grant insert (user_id, name, key_hash, start, last_four, scopes, allowed_addresses, per_second,
   per_minute, per_month, expires_at, rotated_from)
@@ -16,9 +16,12 @@ grant update (name, scopes, allowed_addresses, per_second, per_minute, per_month
 create policy own on api_keys to app_user
   using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
   with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff on api_keys to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+-- `true`, or the search index could not be used (as in accounts/database.sql).
+create policy staff_reads on api_keys for select to staff_user using (true);
+create policy staff_adds on api_keys for insert to staff_user
   with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff_changes on api_keys for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 
 grant select, update (last_used_at, status, revoke_reason) on api_keys to auth_user;
 create policy door on api_keys to auth_user using (true) with check (true);

@@ -7,11 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Computed,
     FetchedValue,
     ForeignKey,
     Index,
     LargeBinary,
     String,
+    Text,
     UniqueConstraint,
     func,
     text,
@@ -39,6 +41,12 @@ class ApiKey(Base):
         UniqueConstraint("user_id", "id"),
         Index("ix_api_keys_user_id", "user_id", "created_at", "id"),
         Index("ix_api_keys_created_at", "created_at", "id"),
+        Index(
+            "ix_api_keys_searched",
+            "searched",
+            postgresql_using="gin",
+            postgresql_ops={"searched": "gin_trgm_ops"},
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
@@ -68,6 +76,13 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
         server_default=func.now(), server_onupdate=FetchedValue()
+    )
+
+    searched: Mapped[str | None] = mapped_column(
+        Text,
+        Computed("lower(' ' || name || ' ' || start || ' ' || last_four)", persisted=True),
+        deferred=True,
+        deferred_raiseload=True,
     )
 
     @property

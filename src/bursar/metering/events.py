@@ -73,8 +73,8 @@ def conflict() -> EventConflict:
 # All that a report is checked against, in one round trip: how old it may be, whose keys it names.
 KNOWN = """
   select (select value #>> '{}' from settings where key = 'usage_retention_months') as months,
-    array(select id from users where id = any ($2) or id in (
-      select user_id from api_keys where id = any ($3))) as users,
+    array(select id from users where id = any ($2) union
+      select user_id from api_keys where id = any ($3) and user_id is not null) as users,
     array(select array[id, user_id] from api_keys where id = any ($3) and user_id is not null)
       as keys
 """

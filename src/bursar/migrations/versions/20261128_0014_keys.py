@@ -35,6 +35,7 @@ create table api_keys (
   version integer not null default 1,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
+  searched text generated always as (lower(' ' || name || ' ' || start || ' ' || last_four)) stored,
   constraint pk_api_keys primary key (id),
   constraint fk_api_keys_user_id foreign key (user_id) references users (id) on delete cascade,
   constraint fk_api_keys_rotated_from foreign key (rotated_from)
@@ -55,5 +56,6 @@ create table api_keys (
 ) with (fillfactor = 80);
 create index ix_api_keys_user_id on api_keys (user_id, created_at, id);
 create index ix_api_keys_created_at on api_keys (created_at, id);
+create index ix_api_keys_searched on api_keys using gin (searched gin_trgm_ops);
 create index ix_api_keys_rotated_from on api_keys (rotated_from);
 """
