@@ -22,7 +22,10 @@ ENTRIES = (
     "charges",
     "charges_http",
     "ledger",
+    "usage_ingest",
+    "usage_summary",
     "verify",
+    "verify_key",
 )
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 

@@ -30,6 +30,7 @@ everybody
   POST /api/v1/admin/auth/login               POST /api/v1/admin/auth/refresh
   POST /api/v1/admin/auth/accept-invitation   POST /api/v1/admin/auth/forgot-password
   POST /api/v1/admin/auth/reset-password      GET /api/v1/admin/auth/oidc/start
+  POST /api/v1/api-keys/leaks
   GET /api/v1/admin/auth/oidc/callback        POST /api/v1/admin/auth/oidc/code
 
 the one who collects metrics
@@ -57,6 +58,19 @@ customers
   POST /api/v1/trainings/{training_id}/enrolments
   GET /api/v1/enrolments                      GET /api/v1/enrolments/{enrolment_id}
   POST /api/v1/enrolments/{enrolment_id}/cancellation
+  GET /api/v1/api-keys                        GET /api/v1/api-keys/{key_id}
+  GET /api/v1/api-keys/scopes                 DELETE /api/v1/api-keys/{key_id}
+
+customers and their keys
+  GET /api/v1/usage                           GET /api/v1/usage/summary
+  GET /api/v1/usage/quota                     GET /api/v1/usage/breakdown
+  GET /api/v1/usage/export
+
+customers, their keys and services
+  POST /api/v1/usage                          POST /api/v1/usage/events
+
+services
+  POST /api/v1/keys/verify
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -67,6 +81,8 @@ customers in person
   GET /api/v1/users/{user_id}/export          POST /api/v1/users/{user_id}/deletion
   POST /api/v1/wallets/transfers
   POST /api/v1/users/{user_id}/rewards/redemptions
+  POST /api/v1/api-keys                       PUT /api/v1/api-keys/{key_id}
+  POST /api/v1/api-keys/{key_id}/rotation
 
 customers, and owner, administrator, support, analyst
   GET /api/v1/balance/{user_id}
@@ -100,10 +116,6 @@ owner, administrator
   POST /api/v1/admin/payments/{payment_id}/confirmation
   POST /api/v1/admin/payments/{payment_id}/bounce
   POST /api/v1/admin/payment-events/{event_id}/replay
-  POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk
-  POST /api/v1/admin/wallets/holds
-  POST /api/v1/admin/wallets/holds/{hold_id}/captures
-  POST /api/v1/admin/wallets/holds/{hold_id}/void
   POST /api/v1/admin/transfers/{transfer_id}/reversal
   POST /api/v1/admin/users/{user_id}/adjustments
   POST /api/v1/admin/users/{user_id}/rewards/grants
@@ -118,6 +130,15 @@ owner, administrator
   POST /api/v1/admin/webhook-endpoints/{endpoint_id}/tests
   POST /api/v1/admin/webhook-endpoints/{endpoint_id}/replays
   POST /api/v1/admin/webhook-deliveries/{delivery_id}/replays
+  POST /api/v1/admin/api-keys                 PUT /api/v1/admin/api-keys/{key_id}
+  DELETE /api/v1/admin/api-keys/{key_id}      POST /api/v1/admin/api-keys/{key_id}/rotation
+  POST /api/v1/admin/users/{user_id}/usage/grants
+
+owner, administrator, and services
+  POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk
+  POST /api/v1/admin/wallets/holds
+  POST /api/v1/admin/wallets/holds/{hold_id}/captures
+  POST /api/v1/admin/wallets/holds/{hold_id}/void
 
 owner, administrator, analyst
   GET /api/v1/admin/ledger/trial-balance
@@ -131,6 +152,7 @@ owner, administrator, support
   POST /api/v1/admin/users                    POST /api/v1/admin/users/status-changes
   PUT /api/v1/admin/users/{user_id}           PUT /api/v1/admin/users/{user_id}/status
   DELETE /api/v1/admin/users/{user_id}        POST /api/v1/admin/users/{user_id}/impersonation
+  GET /api/v1/admin/api-keys                  GET /api/v1/admin/api-keys/{key_id}
 
 owner, administrator, support
   POST /api/v1/admin/providers                PUT /api/v1/admin/providers/{provider_id}
@@ -174,6 +196,10 @@ owner, administrator, support, analyst
   GET /api/v1/admin/webhook-endpoints         GET /api/v1/admin/webhook-endpoints/{endpoint_id}
   GET /api/v1/admin/webhook-event-types
   GET /api/v1/admin/webhook-deliveries        GET /api/v1/admin/webhook-deliveries/{delivery_id}
+  GET /api/v1/admin/users/{user_id}/usage     GET /api/v1/admin/users/{user_id}/usage/summary
+  GET /api/v1/admin/users/{user_id}/usage/quota
+  GET /api/v1/admin/users/{user_id}/usage/breakdown
+  GET /api/v1/admin/users/{user_id}/usage/grants
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}
@@ -193,8 +219,12 @@ UNVERIFIED, CUSTOMERS = "customers, verified or not", "customers"
 IN_PERSON, MISTYPED = "customers in person", "customers in person, verified or not"
 LEAVING = "customers, verified or not, and staff who look as one"
 OWN_ACCOUNT = "staff, with their second factor or not yet"
-OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, IN_PERSON, MISTYPED, LEAVING}
-AND_STAFF = "customers, and "  # customers what is theirs, and these of the staff anybody's
+AND_KEYS, REPORTERS, SERVICES = (
+    "customers and their keys", "customers, their keys and services", "services",
+)  # fmt: skip
+AND_SERVICES = ", and services"  # these of the staff, and services whose key has the scope
+OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, AND_KEYS, REPORTERS, IN_PERSON, MISTYPED, LEAVING}
+AND_STAFF = "customers, and "  # customers and their keys what is theirs, of the staff anybody's
 ONLY_ONES_OWN = {*OF_CUSTOMERS, OWN_ACCOUNT}  # what belongs to others is not found there
 
 
@@ -219,6 +249,9 @@ NEWCOMER = Actor(Kind.STAFF, UUID("00000000-0000-7000-8000-0000000000a6"), Staff
 TESS = UUID("00000000-0000-7000-8000-0000000000a7")  # marketer, has a second factor
 IVAN = UUID("00000000-0000-7000-8000-0000000000a8")  # marketer, invited
 ABSENT = UUID("00000000-0000-7000-8000-00000000dead")
+CARLS_KEY = UUID("00000000-0000-7000-8000-0000000000d1")
+POOR_KEY = UUID("00000000-0000-7000-8000-0000000000d2")  # Carl's, without any scope
+SERVICE_KEY = UUID("00000000-0000-7000-8000-0000000000d3")
 
 
 Refusal = tuple[int, set[str]]  # the status, and the codes that are right
@@ -232,6 +265,7 @@ class Caller:
     actor: Actor | None
     impersonator: Actor | None = None
     scope: Scope = Scope.FULL
+    key: UUID | None = None
 
     def refused(self, words: str, method: str) -> Refusal | None:
         """How this caller is turned away from what the words are for; None if let in."""
@@ -241,6 +275,8 @@ class Caller:
             return 401, {"metrics.token_needed"}
         if self.name == "nobody":
             return 401, {"auth.sign_in_needed"}
+        if self.key:
+            return self.refused_key(words)
         if self.actor is None or self.name == "ended session":
             return 401, {"auth.bad_token"}
         if self.actor.kind is Kind.CUSTOMER:
@@ -248,10 +284,18 @@ class Caller:
             return self.refused_customer(theirs, method)
         if words == OWN_ACCOUNT:
             return None
-        roles = words.removeprefix(AND_STAFF).split(", ")
+        roles = words.removeprefix(AND_STAFF).removesuffix(AND_SERVICES).split(", ")
         if words in OF_CUSTOMERS or self.actor.role not in roles:
             return 403, {"auth.not_allowed", "accounts.above_you"}
         return (403, {"auth.step_owed"}) if self.scope is Scope.ENROL else None
+
+    def refused_key(self, words: str) -> Refusal | None:
+        customers = words in (AND_KEYS, REPORTERS) or words.startswith(AND_STAFF)
+        services = words in (SERVICES, REPORTERS) or words.endswith(AND_SERVICES)
+        if not (customers or services):
+            return 403, {"auth.not_allowed"}
+        fits = {CARLS_KEY: customers, SERVICE_KEY: services}.get(self.key or ABSENT, False)
+        return None if fits else (403, {"auth.missing_scope"})
 
     def refused_customer(self, words: str, method: str) -> Refusal | None:
         codes = set()
@@ -284,4 +328,7 @@ CALLERS = (
     Caller("mark, marketer", MARK),
     Caller("owner who owes a second factor", NEWCOMER, scope=Scope.ENROL),
     Caller("operator", operator(StaffRole.OWNER)),
+    Caller("carl's key", CARL, key=CARLS_KEY),
+    Caller("carl's key without scopes", CARL, key=POOR_KEY),
+    Caller("another service", None, key=SERVICE_KEY),
 )

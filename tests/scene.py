@@ -16,8 +16,10 @@ from bursar.app import create_app
 from bursar.auth import hashes, sessions
 from bursar.auth.actor import Kind, operator
 from bursar.auth.permissions import StaffRole
+from bursar.auth.scopes import CUSTOMERS, SERVICES
 from bursar.auth.tokens import Tokens
 from bursar.core.database import Claim, Role
+from bursar.keys import secret
 from tests import databases
 from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
 from tests.booking.scenery import BOOKING_BODIES, set_out_booking
@@ -26,10 +28,13 @@ from tests.matrix import (
     ABSENT,
     AND_STAFF,
     CALLERS,
+    CARLS_KEY,
     IVAN,
     NEWCOMER,
     ONLY_ONES_OWN,
     PENDING,
+    POOR_KEY,
+    SERVICE_KEY,
     STATED,
     TESS,
     Caller,
@@ -39,7 +44,7 @@ from tests.webhooks.scenery import WEBHOOK_BODIES, set_out_webhooks
 from tests.world import CARL, DORA, OLIVIA, STAFF
 
 # What a caller would send to each route that reads a body; {n} is another number each time.
-BODIES: dict[str, dict[str, Any]] = {
+BODIES: dict[str, Any] = {
     "POST /api/v1/auth/signup": {"email": "new{n}@example.com", "password": PASSWORD},
     "POST /api/v1/auth/login": {"email": "carl@example.com", "password": PASSWORD},
     "POST /api/v1/auth/refresh": {"refresh_token": "x" * 60},
@@ -78,6 +83,19 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/admin/users/{user_id}/impersonation": {"reason": "They wrote to us"},
     "PUT /api/v1/admin/settings": {"company_name": "Otters {n}"},
     "PUT /api/v1/admin/settings/{key}": {"value": "Otters {n}"},
+    "POST /api/v1/api-keys": {"name": "Key {n}"},
+    "PUT /api/v1/api-keys/{key_id}": {"name": "Key {n}"},
+    "POST /api/v1/api-keys/leaks": [{"token": "x", "type": "bursar_api_key"}],
+    "POST /api/v1/api-keys/{key_id}/rotation": {"grace_seconds": 60},
+    "POST /api/v1/admin/api-keys": {"name": "Service {n}", "scopes": ["keys:verify"]},
+    "PUT /api/v1/admin/api-keys/{key_id}": {"name": "Service {n}"},
+    "POST /api/v1/admin/api-keys/{key_id}/rotation": {"graceSeconds": 60},
+    "POST /api/v1/keys/verify": {"key": "x", "endpoint": "/v1/things"},
+    "POST /api/v1/usage": {"endpoint": "/v1/things", "user_id": str(CARL.id)},
+    "POST /api/v1/usage/events": {
+        "events": [{"endpoint": "/v1/things", "user_id": str(CARL.id), "event_id": "e{n}"}]
+    },
+    "POST /api/v1/admin/users/{user_id}/usage/grants": {"units": 5, "reason": "They wrote to us"},
     **MONEY_BODIES,
     **WEBHOOK_BODIES,
     **BOOKING_BODIES,
@@ -110,6 +128,26 @@ on conflict (id) do update set email = excluded.email, name = excluded.name, rol
   totp_pending = null
 """
 
+KEY_ROWS = (
+    (CARLS_KEY, CARL.id, [*CUSTOMERS]),
+    (POOR_KEY, CARL.id, []),
+    (SERVICE_KEY, None, [*SERVICES]),
+)
+SECRETS = {key_id: secret.new() for key_id, _, _ in KEY_ROWS}
+KEY_ROW = """
+insert into api_keys (id, user_id, scopes, key_hash, start, last_four, last_used_at)
+values ($1, $2, $3, $4, left($5, 13), right($5, 4), now())
+"""
+
+
+async def set_out_keys(database: Any) -> None:
+    """The same keys each time, as a process may know them by heart; none has called too often."""
+    await database.execute("delete from api_keys")
+    await database.execute("delete from meters")
+    for key_id, user_id, scopes in KEY_ROWS:
+        key = SECRETS[key_id]
+        await database.execute(KEY_ROW, key_id, user_id, scopes, secret.digest(key), key)
+
 
 async def set_scene(database: Any) -> dict[str, Any]:
     """Everybody has their account as it was, whatever was done to it; nothing is throttled.
@@ -129,6 +167,7 @@ async def set_scene(database: Any) -> dict[str, Any]:
         await database.execute("delete from user_preferences")
         things = await set_out_money(database, proposer=TESS)
         things |= await set_out_webhooks(database)
+        await set_out_keys(database)
         return things | await set_out_booking(database)
 
 
@@ -138,6 +177,9 @@ async def sign_in_all(live: Live, tokens: Tokens) -> dict[str, tuple[str | None,
     async with live.database.transaction(Claim(Role.DOOR)) as db:
         for caller in CALLERS:
             actor = caller.actor
+            if caller.key:
+                found[caller.name] = SECRETS[caller.key], None
+                continue
             if actor is None or actor.id is None or caller.name == "operator":
                 continue
             by = caller.impersonator
@@ -166,6 +208,7 @@ select format('select %L as "table", count(*), sum(hashtextextended(t::text, 0))
   c.oid::regclass, c.oid::regclass) as query
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind = 'r' and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
+  and c.relname <> 'meters' -- a call of a key uses up some of its rate
 """
 
 
@@ -213,6 +256,8 @@ class Scene:
         )
 
     def thing(self, route: str, name: str, caller: Caller | None) -> Any:
+        if name == "key_id":
+            return SERVICE_KEY if "/admin/" in route else CARLS_KEY
         if name == "session_id":
             return self.signed_in[caller.name if caller else "carl, customer"][1] or ABSENT
         actor = caller.actor if caller else None

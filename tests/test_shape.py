@@ -93,6 +93,23 @@ ROOMS_OF_DOMAINS = {
         "staff_schemas": "payments as staff see them, beside customers' in schemas",
         "webhooks": "the routes where providers tell",
     },
+    "keys": {
+        "keyring": "keys that a process knows by heart",
+        "leaks": "what is done about a key that was found in public",
+        "rules": "which scopes there are, and how many keys",
+        "secret": "how a key is written, and told from what is none",
+    },
+    "metering": {
+        "desk": "keys that are shown together go as one statement",
+        "export": "a customer's calls as a file, a piece at a time",
+        "events": "an event of usage, and by what it is known again",
+        "ingest.sql": "events that were reported, each counted once",
+        "latency": "percentiles from counted response times",
+        "pace": "our own routes are limited by rate, too",
+        "rules": "what each tier may use, and how long usage is kept",
+        "verify.sql": "keys verified and calls counted, many in one statement",
+        "verifying": "the route by which services ask of a key",
+    },
     "rewards": {
         "earning": "points for what was spent, each charge once",
         "rules": "how many points for what, and what staff may set",

@@ -38,6 +38,14 @@ from bursar.core.limits import Limits
 from bursar.core.notices import Notices
 from bursar.core.seal import Seal
 from bursar.core.settings import Settings
+from bursar.keys import admin as keys_admin
+from bursar.keys import api as keys_api
+from bursar.keys.keyring import Keyring
+from bursar.metering import admin as metering_admin
+from bursar.metering import api as metering_api
+from bursar.metering import verifying
+from bursar.metering.desk import Desk
+from bursar.metering.pace import Pace
 from bursar.payments import admin as payments_admin
 from bursar.payments import api as payments_api
 from bursar.payments import demo_page, funds
@@ -63,6 +71,9 @@ CUSTOMER_ROUTERS = (
     funds.router,
     booking_api.router,
     training_api.router,
+    keys_api.router,
+    verifying.router,
+    metering_api.router,
 )
 STAFF_ROUTERS = (
     staff_door.router,
@@ -77,6 +88,8 @@ STAFF_ROUTERS = (
     booking_admin.router,
     appointments_admin.router,
     trainings_admin.router,
+    keys_admin.router,
+    metering_admin.router,
     system_admin.router,
 )
 
@@ -105,8 +118,11 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     app.state.notices = Notices(app.state.database)
     app.state.endings = Endings(app.state.database)
     app.state.endings.watch(app.state.notices)
+    app.state.keyring = Keyring(app.state.database)
+    app.state.keyring.watch(app.state.notices)
     app.state.till = Till(app.state.database)
     app.state.providers = registry.providers(settings)
+    app.state.desk = Desk(app.state.database)
     install_middleware(app, settings)
     install_routes(app)
     know_routes(app)
@@ -120,13 +136,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     await app.state.till.close()
     await app.state.providers.close()
+    await app.state.desk.close()
     await app.state.database.close()
 
 
 def install_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one added is the first one that a request meets."""
     app.add_middleware(TakeShortWays, ways=app.state.ways)
-    app.add_middleware(Identify, tokens=app.state.tokens, endings=app.state.endings)
+    app.add_middleware(Pace, desk=app.state.desk)
+    app.add_middleware(
+        Identify,
+        tokens=app.state.tokens,
+        endings=app.state.endings,
+        keyring=app.state.keyring,
+    )
     app.add_middleware(
         Limits, max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes
     )
@@ -141,9 +164,17 @@ def install_middleware(app: FastAPI, settings: Settings) -> None:
                 "Idempotency-Key",
                 "If-Match",
                 "If-None-Match",
+                "X-API-Key",
                 "X-Request-Id",
             ],
-            expose_headers=["ETag", "X-Request-Id", "Idempotent-Replayed", "Retry-After"],
+            expose_headers=[
+                "ETag",
+                "X-Request-Id",
+                "Idempotent-Replayed",
+                "RateLimit",
+                "RateLimit-Policy",
+                "Retry-After",
+            ],
         )
     app.add_middleware(Edge)
 

@@ -35,6 +35,7 @@ from bursar.core.database_errors import DRIVER_ERRORS, state_of
 from bursar.core.errors import BursarError
 from bursar.core.queue import Held, HoldLost
 from bursar.core.settings import Settings
+from bursar.metering import tasks as metering_tasks
 from bursar.payments import inbox as payments_inbox
 from bursar.payments import tasks as payments_tasks
 from bursar.rewards import tasks as rewards_tasks
@@ -56,6 +57,7 @@ DOMAINS = (
     payments_tasks,
     payments_inbox,
     booking_tasks,
+    metering_tasks,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

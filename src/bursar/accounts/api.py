@@ -17,7 +17,7 @@ from bursar.accounts.schemas import (
     UserOut,
 )
 from bursar.accounts.service import UsernameTaken
-from bursar.accounts.sign_in import WrongCredentials, owner
+from bursar.accounts.sign_in import WrongCredentials
 from bursar.auth.actor import Actor
 from bursar.auth.entrance import AtDoor
 from bursar.auth.guard import customer, in_person
@@ -37,9 +37,9 @@ router = APIRouter(
 
 def whose(user_id: str, actor: Actor) -> UUID:
     """The caller's own id, however they write it; anybody else's is not found."""
-    if user_id != "me" and parsed(user_id) != actor.id:
+    if actor.customer is None or (user_id != "me" and parsed(user_id) != actor.customer):
         raise NotFound("There is no such customer.")
-    return owner(actor)
+    return actor.customer
 
 
 def parsed(user_id: str) -> UUID | None:

@@ -32,7 +32,9 @@ DESCRIBES = frozenset((
     "seconds", "type", "kind", "prefix", "price", "limit", "status", "version", "scheme",
 ))  # fmt: skip
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-GIVEN_AWAY = re.compile(r"\$(argon2|2[abxy]\$|scrypt|pbkdf2)|eyJ[\w-]+\.eyJ|Bearer |-----BEGIN ")
+GIVEN_AWAY = re.compile(
+    r"\$(argon2|2[abxy]\$|scrypt|pbkdf2)|eyJ[\w-]+\.eyJ|bur_live_\w{20}|Bearer |-----BEGIN "
+)
 
 
 def is_secret(name: str, value: Any) -> bool:

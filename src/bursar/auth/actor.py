@@ -46,6 +46,13 @@ class Actor:
     session: UUID | None = None
     impersonator: UUID | None = None  # the member of staff who acts as this customer
     scope: Scope = Scope.FULL
+    key_scopes: frozenset[str] = frozenset()
+    is_paced: bool = False  # a key, of which only so many calls are taken in a second
+
+    @property
+    def customer(self) -> UUID | None:
+        """Whose things these are, whether they ask themselves or a key of theirs does."""
+        return self.id if self.kind is Kind.CUSTOMER else self.on_behalf_of
 
     @cached_property
     def claim(self) -> Claim:

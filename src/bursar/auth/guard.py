@@ -1,8 +1,9 @@
 """Every route names who may call it; the Actor is resolved once, before anything else happens."""
 
+from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Depends
 from fastapi.openapi.models import HTTPBearer as BearerModel
@@ -14,6 +15,7 @@ from starlette.types import Scope as Connection
 from bursar.auth.actor import ANYBODY, Actor, Kind, Origin, Scope
 from bursar.auth.endings import Endings
 from bursar.auth.permissions import NotAllowed, Permission
+from bursar.auth.scopes import KeyScope, MissingScope
 from bursar.auth.tokens import BadToken, Tokens
 from bursar.core.errors import BursarError
 
@@ -22,19 +24,40 @@ class SignInNeeded(BursarError, status=401, code="auth.sign_in_needed"):
     """The route is for somebody who is signed in; send an access token."""
 
 
+KEY_PREFIX = "bur_"  # of every API key; no access token begins like that
+
+
+class Keyring(Protocol):
+    """Who knows API keys: a domain above this one."""
+
+    async def actor(self, secret: str, address: str | None) -> Actor:
+        """Whose key it is, or BadToken."""
+
+
 class Identify:
     """ASGI middleware: puts the Actor into the request's state; the guard tells of a bad token."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, endings: Endings) -> None:
-        self.app, self.tokens, self.endings = app, tokens, endings
+    def __init__(self, app: ASGIApp, tokens: Tokens, endings: Endings, keyring: Keyring) -> None:
+        self.app, self.tokens, self.endings, self.keyring = app, tokens, endings, keyring
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             state = scope.setdefault("state", {})
-            actor, state["bad_token"] = self.resolve(bearer(scope))
+            token, where = bearer(scope), address(scope)
+            if token is not None and token.startswith(KEY_PREFIX):
+                actor, state["bad_token"] = await self.resolve_key(token, where)
+            else:
+                actor, state["bad_token"] = self.resolve(token)
             state["actor"], state["claim"] = actor, actor.claim
-            state["origin"] = Origin(actor, address(scope), state.get("request_id"))
+            state["origin"] = Origin(actor, where, state.get("request_id"))
         await self.app(scope, receive, send)
+
+    async def resolve_key(self, secret: str, where: str | None) -> tuple[Actor, BursarError | None]:
+        """A database that cannot be asked is told as such, by the guard as well."""
+        try:
+            return await self.keyring.actor(secret, where), None
+        except BursarError as error:
+            return ANYBODY, error
 
     def resolve(self, token: str | None) -> tuple[Actor, BadToken | None]:
         if token is None:
@@ -49,11 +72,15 @@ class Identify:
 
 
 def bearer(scope: Connection) -> str | None:
+    """What the caller shows: Authorization counts, X-API-Key where there is none."""
+    key = None
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
             return token.strip() if scheme.lower() == "bearer" else None
-    return None
+        if name == b"x-api-key":
+            key = value.decode("latin-1").strip()
+    return key
 
 
 def address(scope: Connection) -> str | None:
@@ -101,11 +128,12 @@ class Guard(SecurityBase):
         self,
         *kinds: Kind,
         permission: Permission | None = None,
+        scopes: Collection[KeyScope] = (),
         in_person: bool = False,
         enrolling: bool = False,
         leaving: bool = False,
     ) -> None:
-        self.kinds, self.permission = kinds, permission
+        self.kinds, self.permission, self.scopes = kinds, permission, scopes
         self.in_person, self.enrolling, self.leaving = in_person, enrolling, leaving
         self.model = BearerModel(bearerFormat="JWT")
         self.scheme_name = "access_token"
@@ -118,6 +146,8 @@ class Guard(SecurityBase):
             raise NotAllowed(f"This is for {' and '.join(self.kinds)} only.")
         if self.permission and actor.kind is Kind.STAFF and not actor.may(self.permission):
             raise NotAllowed(f"This needs the permission {self.permission}.")
+        if actor.kind is Kind.KEY and actor.key_scopes.isdisjoint(self.scopes):
+            raise MissingScope(f"This key needs the scope {' or '.join(self.scopes)}.")
         if actor.scope is not Scope.FULL or actor.impersonator:
             self.narrow(actor, request.scope.get("method", "GET"))
         return actor
@@ -132,12 +162,14 @@ class Guard(SecurityBase):
             raise ReadOnly("You act as this customer to look, not to change anything.")
 
 
-def challenge(bad_token: BadToken | None) -> BursarError:
+def challenge(bad_token: BursarError | None) -> BursarError:
     hint = {"WWW-Authenticate": "Bearer"}
     if bad_token is None:
         return SignInNeeded(
             "Sign in first: send Authorization: Bearer <access token>.", headers=hint
         )
+    if not isinstance(bad_token, BadToken):
+        return bad_token  # a key could not be looked up at the moment
     return BadToken(bad_token.detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
@@ -151,14 +183,27 @@ class Everyone:
         return actor
 
 
-def staff(permission: Permission) -> Any:
-    """For staff with this permission."""
-    return Depends(Guard(Kind.STAFF, permission=permission))
+def staff(permission: Permission, *, scope: KeyScope | None = None) -> Any:
+    """For staff with this permission; with a scope also for services whose key has it."""
+    kinds = (Kind.STAFF, Kind.KEY) if scope else (Kind.STAFF,)
+    return Depends(Guard(*kinds, permission=permission, scopes=(scope,) if scope else ()))
 
 
-def customer_or_staff(permission: Permission) -> Any:
-    """For customers, about what is theirs, and for staff with this permission, about anybody's."""
-    return Depends(Guard(Kind.CUSTOMER, Kind.STAFF, permission=permission))
+def customer_or_staff(permission: Permission, *, scope: KeyScope | None = None) -> Any:
+    """For customers, about what is theirs, and for staff with this permission, about anybody's;
+    with a scope also for customers' keys that have it."""
+    kinds = (Kind.CUSTOMER, Kind.STAFF, Kind.KEY) if scope else (Kind.CUSTOMER, Kind.STAFF)
+    return Depends(Guard(*kinds, permission=permission, scopes=(scope,) if scope else ()))
+
+
+def customer_or_key(*scopes: KeyScope) -> Any:
+    """For customers, and for keys with one of these scopes."""
+    return Depends(Guard(Kind.CUSTOMER, Kind.KEY, scopes=scopes))
+
+
+def service(scope: KeyScope) -> Any:
+    """For other services of the business, by a key of staff's making with this scope."""
+    return Depends(Guard(Kind.KEY, scopes=(scope,)))
 
 
 customer: Any = Depends(Guard(Kind.CUSTOMER))

@@ -16,6 +16,8 @@ class Permission(StrEnum):
     BOOKING_READ = "booking.read"
     BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"
+    KEYS_READ = "keys.read"
+    KEYS_WRITE = "keys.write"  # make service credentials, limit and revoke anybody's
     LEDGER_READ = "ledger.read"  # the books of the whole company
     PAYMENTS_READ = "payments.read"
     PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
@@ -26,6 +28,8 @@ class Permission(StrEnum):
     SETTINGS_WRITE = "settings.write"
     STAFF_READ = "staff.read"
     STAFF_WRITE = "staff.write"
+    USAGE_READ = "usage.read"
+    USAGE_GRANT = "usage.grant"  # give a customer more than their tier has
     USERS_READ = "users.read"
     USERS_WRITE = "users.write"
     USERS_IMPERSONATE = "users.impersonate"  # to look, as the customer sees it
@@ -60,7 +64,9 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.HEALTH_READ,
             Permission.PAYMENTS_READ,
             Permission.SERVICES_READ,
+            Permission.KEYS_READ,
             Permission.SETTINGS_READ,
+            Permission.USAGE_READ,
             Permission.USERS_READ,
             Permission.USERS_WRITE,
             Permission.USERS_IMPERSONATE,
@@ -76,6 +82,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
             Permission.PAYMENTS_READ,
             Permission.SERVICES_READ,
             Permission.SETTINGS_READ,
+            Permission.USAGE_READ,
             Permission.USERS_READ,
             Permission.WALLETS_READ,
             Permission.WEBHOOKS_READ,

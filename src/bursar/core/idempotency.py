@@ -53,10 +53,13 @@ class BadKey(BursarError, status=422, code="idempotency.bad_key"):
 
 def operation_key(request: Request) -> str:
     """The caller's Idempotency-Key, or one that nobody has used."""
+    return given_key(request) or str(uuid4())
+
+
+def given_key(request: Request) -> str | None:
+    """The caller's Idempotency-Key, if there is one."""
     key = request.headers.get("idempotency-key")
-    if key is None:
-        return str(uuid4())
-    if not SHAPE.fullmatch(key):
+    if key is not None and not SHAPE.fullmatch(key):
         raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
     return key
 

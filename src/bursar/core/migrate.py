@@ -50,6 +50,10 @@ SQL_FILES = (  # lower domains first
     "booking/times.sql",
     "booking/guards.sql",
     "booking/database.sql",
+    "keys/database.sql",
+    "metering/database.sql",
+    "metering/ingest.sql",
+    "metering/verify.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -8,6 +8,8 @@ from bursar.auth import models as auth
 from bursar.booking import models as booking
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.keys import models as keys
+from bursar.metering import models as metering
 from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
@@ -26,6 +28,8 @@ DOMAINS = (
     rewards,
     payments,
     booking,
+    keys,
+    metering,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
@@ -37,6 +41,7 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "events",
         "event_positions",
         "attempts",
+        "meters",
         "one_time_tokens",
         "provider_times",
     )
@@ -44,6 +49,7 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
 
 
 def ours(thing: Any, name: str | None, kind: str, reflected: bool, _: Any) -> bool:
-    """The tables that models describe; the queue library and migrate itself look after theirs."""
-    elsewhere = str(name) in SQL_ONLY or str(name).startswith("pgqueuer")
+    """The tables that models describe; the queue library and migrate itself look after theirs, and
+    the months of usage (usage_2026_11, …) are parts of a table that is described."""
+    elsewhere = str(name) in SQL_ONLY or str(name).startswith(("pgqueuer", "usage_2"))
     return not (kind == "table" and reflected and elsewhere)

@@ -15,6 +15,7 @@ from bursar.audit import service as audit
 from bursar.auth.actor import Actor, Kind
 from bursar.auth.guard import customer_or_staff, in_person
 from bursar.auth.permissions import Permission
+from bursar.auth.scopes import KeyScope
 from bursar.core import files, money
 from bursar.core.database import Database, Db
 from bursar.core.errors import InvalidInput, NotFound
@@ -60,12 +61,13 @@ from bursar.wallets.schemas import (
 
 router = APIRouter(tags=["wallets"], route_class=Route)
 
-READ = customer_or_staff(Permission.WALLETS_READ)
+READ = customer_or_staff(Permission.WALLETS_READ, scope=KeyScope.WALLET_READ)
+READ_BALANCE = customer_or_staff(Permission.WALLETS_READ, scope=KeyScope.BALANCE_READ)
 
 
 def visible(user_id: str, actor: Annotated[Actor, READ]) -> UUID:
     """A customer's own id, or any id for staff; whether somebody has it, shows by what is found."""
-    if actor.kind is Kind.CUSTOMER:
+    if actor.kind is not Kind.STAFF:
         return whose(user_id, actor)
     found = parsed(user_id)
     if found is None:
@@ -78,7 +80,9 @@ Visible = Annotated[UUID, Depends(visible)]
 
 @router.get("/balance/{user_id}", response_model=BalanceOut, responses=documented(NotFound))
 @hot
-async def read_balance(request: Request, actor: Annotated[Actor, READ], user_id: str) -> Response:
+async def read_balance(
+    request: Request, actor: Annotated[Actor, READ_BALANCE], user_id: str
+) -> Response:
     """What is in the wallet in dollars, what was spent of it, and what can be spent now."""
     database: Database = request.app.state.database
     found = await queries.balance(database, actor.claim, visible(user_id, actor))

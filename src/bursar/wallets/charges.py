@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from bursar.auth.actor import Actor, Origin
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
+from bursar.auth.scopes import KeyScope
 from bursar.core.database import Db
 from bursar.core.errors import BursarError
 from bursar.core.hot import hot
@@ -43,7 +44,7 @@ from bursar.wallets.till import Till, TillFull
 
 router = APIRouter(prefix="/wallets", route_class=Route)
 
-CHARGE = staff(Permission.WALLETS_CHARGE)
+CHARGE = staff(Permission.WALLETS_CHARGE, scope=KeyScope.WALLETS_CHARGE)
 READ = staff(Permission.WALLETS_READ)
 KEYED: dict[str, Any] = {"parameters": [IDEMPOTENCY_PARAMETER]}
 OF_WALLET = (

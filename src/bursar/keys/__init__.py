@@ -1,0 +1,1 @@
+"""API keys: made, shown once, kept as a hash, known to every process, revoked within a second."""

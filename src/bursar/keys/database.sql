@@ -1,0 +1,113 @@
+-- API keys: customers have their own, staff see and end all, the door knows them by their hash.
+
+call lock_down('api_keys');
+
+grant select (id, user_id, name, start, last_four, scopes, allowed_addresses, per_second, per_minute,
+  per_month, expires_at, grace_until, rotated_from, status, revoked_at, revoke_reason, last_used_at,
+  created_by, version, created_at, updated_at, searched)
+  on api_keys to app_user, staff_user;
+grant insert (user_id, name, key_hash, start, last_four, scopes, allowed_addresses, per_second,
+  per_minute, per_month, expires_at, rotated_from)
+  on api_keys to app_user, staff_user;
+grant update (name, scopes, allowed_addresses, per_second, per_minute, per_month, expires_at,
+  grace_until, status, revoke_reason)
+  on api_keys to app_user, staff_user;
+
+create policy own on api_keys to app_user
+  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
+  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+-- `true`, or the search index could not be used (as in accounts/database.sql).
+create policy staff_reads on api_keys for select to staff_user using (true);
+create policy staff_adds on api_keys for insert to staff_user
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff_changes on api_keys for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+grant select, update (last_used_at, status, revoke_reason) on api_keys to auth_user;
+create policy door on api_keys to auth_user using (true) with check (true);
+grant select (id, user_id, name, start, last_four, scopes, expires_at, grace_until, status, created_at)
+  on api_keys to worker_user;
+create policy worker on api_keys for select to worker_user using (true);
+
+-- Not for the time of the last use: who calls must not spoil an edit.
+create or replace trigger touch before update of name, scopes, allowed_addresses, per_second,
+  per_minute, per_month, expires_at, grace_until, status on api_keys
+  for each row execute function touch();
+
+-- Who makes a key is who asks; an end is for ever, and its moment is PostgreSQL's. A key that was
+-- replaced goes at the end of its grace, and no edit makes that later.
+create or replace function settle_key() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if tg_op = 'INSERT' then
+    new.created_by := coalesce(current_subject(), new.created_by);
+    return new;
+  end if;
+  if old.status = 'revoked' and (new.status, new.revoked_at, new.revoke_reason)
+    is distinct from (old.status, old.revoked_at, old.revoke_reason)
+  then
+    raise exception 'a key that was revoked stays so' using errcode = 'restrict_violation';
+  end if;
+  if old.status <> 'revoked' and new.status = 'revoked' then
+    new.revoked_at := clock_timestamp();
+  end if;
+  if old.grace_until is not null and coalesce(new.grace_until, 'infinity') > old.grace_until then
+    raise exception 'a key that was replaced lives no longer than was said'
+      using errcode = 'restrict_violation';
+  end if;
+  return new;
+end $$;
+create or replace trigger settle before insert or update on api_keys
+  for each row execute function settle_key();
+
+-- Every API process knows keys by heart (keys/keyring.py) and forgets what is named here: a key, or
+-- a customer whose keys all stand or fall with the account.
+create or replace function announce_key() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  perform pg_notify('bursar_keys_changed', old.id::text);
+  return null;
+end $$;
+create or replace trigger announce after update of scopes, allowed_addresses, per_second, per_minute,
+  per_month, expires_at, grace_until, status on api_keys
+  for each row execute function announce_key();
+create or replace trigger announce_removal after delete on api_keys
+  for each row execute function announce_key();
+create or replace trigger announce_keys after update of status on users
+  for each row when (old.status is distinct from new.status) execute function announce_key();
+
+-- A key that is good, for the door; that it was used is written down at most once a minute.
+create or replace function find_key(its_hash bytea) returns table (
+  id uuid, user_id uuid, scopes varchar[], allowed_addresses cidr[], ends_at timestamptz,
+  is_limited boolean
+)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  found_key api_keys;
+begin
+  select api_keys.* into found_key
+  from api_keys left join users on users.id = api_keys.user_id
+  where key_hash = its_hash and api_keys.status = 'active'
+    and (api_keys.user_id is null or users.status = 'active')
+    and coalesce(least(expires_at, grace_until) > now(), true);
+  if not found then
+    return;
+  end if;
+  perform note_key_use(array[found_key.id]);
+  return query select found_key.id, found_key.user_id, found_key.scopes,
+    found_key.allowed_addresses, least(found_key.expires_at, found_key.grace_until),
+    coalesce(found_key.per_second, found_key.per_minute) is not null;
+end $$;
+
+-- Once a minute for each key, and never waiting for whoever does the same.
+create or replace function note_key_use(keys uuid[]) returns void
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  update api_keys set last_used_at = now() where id in (
+    select id from api_keys
+    where id = any (keys) and coalesce(last_used_at < now() - interval '1 minute', true)
+    for no key update skip locked
+  );
+end $$;
+revoke execute on function find_key(bytea), note_key_use(uuid[]) from public;
+grant execute on function find_key(bytea), note_key_use(uuid[]) to auth_user;

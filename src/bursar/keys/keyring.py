@@ -1,0 +1,104 @@
+"""Knows keys by heart: a request with one is let in without a look at the database.
+
+A process keeps what it has once looked up, until it hears that the key or its owner has changed
+(core/notices.py): within the second. When nobody can listen, it forgets everything at each turn,
+about once a second, and now and then anyway. What is not good is never kept.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from uuid import UUID
+
+from bursar.auth.actor import Actor, Kind
+from bursar.auth.tokens import BadToken
+from bursar.core.database import DOOR, Database
+from bursar.core.notices import Notices
+from bursar.keys import secret
+from bursar.keys.models import Network
+
+CHANNEL = "bursar_keys_changed"
+MOST_KNOWN = 10_000
+
+FIND = "select * from find_key($2)"  # keys/database.sql
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A key that was good when it was looked up."""
+
+    actor: Actor
+    addresses: tuple[Network, ...]
+    ends_at: datetime | None
+
+    def is_over(self) -> bool:
+        return self.ends_at is not None and self.ends_at <= datetime.now(UTC)
+
+    def allows(self, address: str | None) -> bool:
+        if not self.addresses:
+            return True
+        if address is None:
+            return False
+        here = ip_address(address)
+        return any(here in network for network in self.addresses)
+
+
+class Keyring:
+    """Of one process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes, Known] = {}
+        self._heard = 0  # changes so far: what was looked up before one of them is not kept
+
+    def watch(self, notices: Notices) -> None:
+        notices.on(CHANNEL, self.heard, look=self.look)
+
+    def heard(self, payload: str) -> None:
+        self._heard += 1
+        self._known = {
+            digest: known
+            for digest, known in self._known.items()
+            if payload not in (str(known.actor.id), str(known.actor.on_behalf_of))
+        }
+
+    async def look(self) -> None:
+        """There is nothing to look for: what is not known is looked up when it is shown."""
+        self._heard += 1
+        self._known.clear()
+
+    async def actor(self, key: str, address: str | None) -> Actor:
+        """Whose key it is, or BadToken; to whoever has none, it never says why."""
+        if not secret.is_sound(key):
+            raise bad_key()
+        digest = secret.digest(key)
+        known = self._known.get(digest) or await self._look_up(digest)
+        if known is None or known.is_over() or not known.allows(address):
+            raise bad_key()
+        return known.actor
+
+    async def _look_up(self, digest: bytes) -> Known | None:
+        heard = self._heard
+        row = await self._database.fetch_one(DOOR, FIND, digest)
+        if row is None:
+            return None
+        owner: UUID | None = row["user_id"] and UUID(bytes=row["user_id"].bytes)
+        actor = Actor(
+            Kind.KEY,
+            UUID(bytes=row["id"].bytes),
+            on_behalf_of=owner,
+            key_scopes=frozenset(row["scopes"]),
+            is_paced=owner is not None or row["is_limited"],
+        )
+        known = Known(actor, tuple(row["allowed_addresses"]), row["ends_at"])
+        if heard == self._heard:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[digest] = known
+        return known
+
+
+def bad_key() -> BadToken:
+    return BadToken(
+        "This API key is not good: it is unknown, has ended, or may not come from here."
+    )

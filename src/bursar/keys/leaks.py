@@ -1,0 +1,91 @@
+"""Whoever finds a key in a public place reports it here, and it is revoked at once.
+
+The format is that of GitHub's secret scanning partner program, whose requests are signed. Where the
+public key of the scanner stands in the settings, an unsigned report is refused. Without it the
+proof is the key itself: who shows all of it may end it.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts import letters
+from bursar.accounts.models import User
+from bursar.audit import service as audit
+from bursar.core.errors import BursarError
+from bursar.core.mail_settings import is_address
+from bursar.keys import secret
+from bursar.keys.models import ApiKey, KeyStatus
+from bursar.keys.service import end
+from bursar.system import queries as system
+from bursar.system.catalogue import setting
+
+MOST_REPORTS = 100  # in one request
+PLACE_LENGTH = 200
+
+LEAKS_PUBLIC_KEY = setting(
+    "leaks_public_key",
+    str,
+    "",
+    "The public key (PEM, P-256) of the secret scanner that reports leaked API keys; with it, "
+    "reports without its signature are refused.",
+    max_length=2000,
+)
+
+
+class BadSignature(BursarError, status=403, code="keys.bad_signature"):
+    """The report is not signed by the scanner whose public key is in the settings."""
+
+
+async def demand_signature(db: AsyncSession, body: bytes, signature: str | None) -> None:
+    pem = await system.value(db, LEAKS_PUBLIC_KEY)
+    if not pem:
+        return
+    try:
+        public = load_pem_public_key(pem.encode())
+        if not isinstance(public, EllipticCurvePublicKey) or signature is None:
+            raise ValueError("no signature that could be checked")
+        public.verify(base64.b64decode(signature, validate=True), body, ECDSA(hashes.SHA256()))
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        raise BadSignature("This report does not have the signature of our scanner.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A text that may be a key of ours, and where it was found."""
+
+    token: str
+    place: str | None
+
+
+async def revoke(db: AsyncSession, reports: Sequence[Report]) -> list[bool]:
+    """Ends each key that is one, tells its owner, and answers which were ours."""
+    digests = [secret.digest(r.token) if secret.is_sound(r.token) else b"" for r in reports]
+    query = select(ApiKey, ApiKey.key_hash).where(ApiKey.key_hash.in_({*digests} - {b""}))
+    query = query.order_by(ApiKey.id).with_for_update(of=ApiKey)
+    found = {digest: row for row, digest in await db.execute(query)}
+    places = dict(zip(digests, (report.place for report in reports), strict=True))
+    for digest, row in found.items():
+        if row.status == KeyStatus.ACTIVE:
+            await revoke_one(db, row, (places[digest] or "")[:PLACE_LENGTH] or None)
+    if not found:
+        audit.nothing_changed(db)
+    return [digest in found for digest in digests]
+
+
+async def revoke_one(db: AsyncSession, row: ApiKey, place: str | None) -> None:
+    end(row, "leaked")
+    await db.flush()
+    after = {"status": KeyStatus.REVOKED, "reason": "leaked", "found_at": place}
+    before = {"status": KeyStatus.ACTIVE}
+    await audit.record(db, "keys.revoked", "api_key", row.id, before=before, after=after)
+    user = await db.get(User, row.user_id) if row.user_id else None
+    if user and user.is_reachable and is_address(user.email):
+        await letters.send(db, "key_leaked", user, key_name=row.name, masked=row.masked)

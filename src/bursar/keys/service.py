@@ -1,0 +1,183 @@
+"""The verbs of keys: make, change, rotate, revoke; each leaves its line in the audit trail.
+
+A key itself is answered once, when it is made, and stands nowhere else.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts import queries as accounts
+from bursar.accounts.models import Status
+from bursar.audit import service as audit
+from bursar.core import etag
+from bursar.core.errors import BursarError, InvalidInput
+from bursar.keys import queries, rules, secret
+from bursar.keys.models import ApiKey, KeyStatus
+
+COPIED = ("user_id", "name", "scopes", "allowed_addresses", "per_second", "per_minute",
+          "per_month", "expires_at")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new key with the secret, which nobody sees again."""
+
+    row: ApiKey
+    key: str
+
+
+class TooManyKeys(BursarError, status=409, code="keys.too_many"):
+    """You have as many keys as one customer may; revoke one first."""
+
+
+class NotACustomer(BursarError, status=409, code="keys.not_a_customer"):
+    """Whoever was suspended or has left gets no new key."""
+
+
+async def make(db: AsyncSession, user_id: UUID, facts: dict[str, Any]) -> Made:
+    """For a customer, by them or by staff."""
+    user = await accounts.user(db, user_id)
+    if user.status != Status.ACTIVE:
+        raise NotACustomer("This account is not active, so it gets no key.")
+    lock = func.hashtextextended(f"keys of {user_id}", 0)
+    await db.execute(select(func.pg_advisory_xact_lock(lock)))
+    if await queries.number_of_good(db, user_id) >= rules.MOST_KEYS:
+        raise TooManyKeys(f"A customer has at most {rules.MOST_KEYS} keys that are not revoked.")
+    return await add(db, await checked(db, facts, service=False), user_id)
+
+
+async def make_service(db: AsyncSession, facts: dict[str, Any]) -> Made:
+    """A credential for another service of the business; by staff alone."""
+    return await add(db, await checked(db, facts, service=True), None)
+
+
+async def checked(db: AsyncSession, facts: dict[str, Any], *, service: bool) -> dict[str, Any]:
+    if "scopes" in facts:
+        facts["scopes"] = await rules.demand_scopes(db, facts["scopes"], service=service)
+    if (facts.get("expires_at") or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC):
+        raise InvalidInput.at(
+            "/expires_at", "A key expires in the future, or never.", "in_the_past"
+        )
+    return facts
+
+
+async def add(
+    db: AsyncSession, facts: dict[str, Any], user_id: UUID | None, event: str = "keys.created"
+) -> Made:
+    key = secret.new()
+    shown = {"start": key[: secret.SHOWN], "last_four": key[-4:]}
+    values = {**facts, **shown, "user_id": user_id, "key_hash": secret.digest(key)}
+    row = (await db.scalars(insert(ApiKey).values(values).returning(ApiKey))).one()
+    await audit.record(db, event, "api_key", row.id, after=told(row))
+    return Made(row, key)
+
+
+def told(row: ApiKey) -> dict[str, Any]:
+    """What the audit says of it."""
+    facts = {name: getattr(row, name) for name in (*COPIED, "status", "grace_until")}
+    return {**facts, "allowed_addresses": [str(each) for each in row.allowed_addresses]}
+
+
+class KeyOver(BursarError, status=409, code="keys.over"):
+    """The key was revoked, or replaced by another one; make a new one."""
+
+
+async def change(
+    db: AsyncSession,
+    key_id: UUID,
+    facts: dict[str, Any],
+    *,
+    user_id: UUID | None = None,
+    if_match: str | None = None,
+) -> ApiKey:
+    """Changes what is given; felt by every process within a second."""
+    row = await held(db, key_id, user_id, if_match)
+    demand_alive(row)
+    before = told(row)
+    for name, value in (await checked(db, facts, service=row.user_id is None)).items():
+        setattr(row, name, value)
+    await db.flush()
+    after = told(row)
+    if before == after:
+        audit.nothing_changed(db)
+    else:
+        await audit.record(db, "keys.changed", "api_key", row.id, before=before, after=after)
+        await db.refresh(row)
+    return row
+
+
+def demand_alive(row: ApiKey) -> None:
+    if row.status == KeyStatus.REVOKED or row.grace_until is not None:
+        raise KeyOver("This key was revoked or replaced; make a new one.")
+
+
+async def rotate(
+    db: AsyncSession, key_id: UUID, *, grace: timedelta, user_id: UUID | None = None
+) -> Made:
+    """A new key with all that the old one may do; the old one goes on for the grace time."""
+    old = await held(db, key_id, user_id, None)
+    demand_alive(old)
+    facts = {name: getattr(old, name) for name in COPIED} | {"rotated_from": old.id}
+    made = await add(db, facts, old.user_id, "keys.rotated")
+    if grace:
+        old.grace_until = datetime.now(UTC) + grace
+    else:
+        end(old, "rotated")
+    await db.flush()
+    return made
+
+
+class NotAService(BursarError, status=409, code="keys.not_a_service"):
+    """The key is a customer's: only they may see a new one in its place."""
+
+
+async def rotate_service(db: AsyncSession, key_id: UUID, *, grace: timedelta) -> Made:
+    if (await queries.key(db, key_id)).user_id is not None:
+        raise NotAService("This key is a customer's; only they may see a new one in its place.")
+    return await rotate(db, key_id, grace=grace)
+
+
+async def revoke(
+    db: AsyncSession,
+    key_id: UUID,
+    *,
+    reason: str = "revoked",
+    user_id: UUID | None = None,
+    if_match: str | None = None,
+) -> ApiKey:
+    """Refused from now on, everywhere; once more changes nothing."""
+    row = await held(db, key_id, user_id, if_match)
+    if row.status == KeyStatus.REVOKED:
+        audit.nothing_changed(db)
+        return row
+    end(row, reason)
+    await db.flush()
+    await audit.record(
+        db,
+        "keys.revoked",
+        "api_key",
+        row.id,
+        before={"status": KeyStatus.ACTIVE},
+        after={"status": KeyStatus.REVOKED, "reason": reason},
+    )
+    await db.refresh(row)
+    return row
+
+
+def end(row: ApiKey, reason: str) -> None:
+    row.status, row.revoke_reason = KeyStatus.REVOKED, reason
+
+
+async def held(
+    db: AsyncSession, key_id: UUID, user_id: UUID | None, if_match: str | None
+) -> ApiKey:
+    row = await db.get(ApiKey, key_id, with_for_update=True, populate_existing=True)
+    if row is None or (user_id is not None and row.user_id != user_id):
+        raise queries.nothing()
+    etag.check(if_match, row.version)
+    return row

@@ -1,0 +1,240 @@
+"""Usage: reported by whoever made the calls or served them, and read by whose it is."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from bursar.auth.actor import Actor
+from bursar.auth.guard import customer_or_key
+from bursar.auth.scopes import KeyScope
+from bursar.core import files
+from bursar.core.database import Db
+from bursar.core.errors import BursarError, InvalidInput
+from bursar.core.files import Format
+from bursar.core.hot import hot
+from bursar.core.idempotency import BadKey, given_key, own_key
+from bursar.core.openapi import IDEMPOTENCY_PARAMETER
+from bursar.core.paging import PageQuery, sort_field
+from bursar.core.problems import documented
+from bursar.core.wire import Route, Time, answer
+from bursar.metering import events, export, queries
+from bursar.metering.events import (
+    BeforeRetention,
+    EventConflict,
+    InTheFuture,
+    UnknownCustomer,
+    UnknownKey,
+)
+from bursar.metering.latency import percentile
+from bursar.metering.queries import By, Filters, Part
+from bursar.metering.schemas import (
+    Breakdown,
+    Counted,
+    EventIn,
+    EventsIn,
+    EventsOut,
+    Misfit,
+    MonthOut,
+    PartOut,
+    QuotaOut,
+    Summary,
+    TooManyEvents,
+    UsageList,
+    UsageOut,
+)
+
+router = APIRouter(prefix="/usage", tags=["usage"], route_class=Route)
+
+READ = customer_or_key(KeyScope.USAGE_READ)
+REPORT = customer_or_key(KeyScope.USAGE_WRITE, KeyScope.USAGE_INGEST)
+
+LONGEST_DAYS, LONGEST_HOURS = 400, 31  # days in which a breakdown may look
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Counted,
+    responses=documented(
+        EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, BadKey
+    ),
+    openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
+)
+@own_key
+async def report_one(request: Request, actor: Annotated[Actor, REPORT], body: EventIn) -> Response:
+    """Counts one call, once for its event_id; without one the Idempotency-Key stands for it."""
+    event_id = body.event_id or given_key(request)
+    event = body.model_copy(update={"event_id": event_id}).event()
+    [outcome] = await events.report(request.app.state.database, actor, [event])
+    if isinstance(outcome, BursarError):
+        raise outcome
+    status = 201 if outcome == "counted" else 200
+    return answer({"event_id": event_id, "status": outcome}, status)
+
+
+@router.post("/events", response_model=EventsOut, responses=documented(TooManyEvents))
+@own_key
+@hot
+async def report_many(
+    request: Request, actor: Annotated[Actor, REPORT], body: EventsIn
+) -> Response:
+    """Counts up to 1,000 calls, each by itself and once for its event_id. Takes CloudEvents, too:
+    one (application/cloudevents+json) or a batch (application/cloudevents-batch+json), with the
+    call in `data`."""
+    items = body.items()
+    asked = [item.error if isinstance(item, Misfit) else item.event() for item in items]
+    outcomes = await events.report(request.app.state.database, actor, asked)
+    told = [
+        outcome_of(item.event_id, outcome) for item, outcome in zip(items, outcomes, strict=True)
+    ]
+    return answer(
+        {
+            "counted": outcomes.count("counted"),
+            "duplicates": outcomes.count("duplicate"),
+            "refused": sum(isinstance(outcome, BursarError) for outcome in outcomes),
+            "outcomes": told,
+        }
+    )
+
+
+def outcome_of(event_id: str | None, outcome: events.Outcome) -> dict[str, Any]:
+    if not isinstance(outcome, BursarError):
+        code = 201 if outcome == "counted" else 200
+        return {"event_id": event_id, "status": outcome, "status_code": code}
+    refused = {"event_id": event_id, "status": "refused", "status_code": outcome.status}
+    refused |= {"code": outcome.code, "detail": outcome.detail}
+    return {**refused, "errors": outcome.errors} if outcome.errors else refused
+
+
+class UsageFilter(BaseModel):
+    """Which calls somebody wants to see."""
+
+    endpoint: str | None = Field(None, max_length=300, pattern=r"^[^\x00]*$")
+    key: UUID | None = None
+    status_code: int | None = Field(None, ge=100, le=599)
+    failed: bool | None = None
+    from_: Time | None = Field(None, alias="from", description="The first moment, in UTC.")
+    to: Time | None = Field(None, description="The first moment that is not wanted any more.")
+
+    def filters(self) -> Filters:
+        return Filters(self.endpoint, self.key, self.status_code, self.failed, self.from_, self.to)
+
+
+class UsageQuery(UsageFilter, PageQuery):
+    """A page of calls, perhaps only those that fit."""
+
+    sort: str | None = sort_field(queries.USAGE)
+
+
+class UsageFile(UsageFilter):
+    """Calls to take away."""
+
+    format: Format = "csv"
+
+
+def whose(actor: Actor) -> UUID:
+    if actor.customer is None:
+        raise TypeError("the guard lets nobody through without a customer")
+    return actor.customer
+
+
+@router.get("", responses=documented(InvalidInput))
+async def list_usage(
+    db: Db, actor: Annotated[Actor, READ], ask: Annotated[UsageQuery, Query()]
+) -> UsageList:
+    """Your calls, the newest first."""
+    page = await queries.usage(db, whose(actor), ask, ask.filters())
+    return UsageList.of(page, usage=[UsageOut.model_validate(row) for row in page.items])
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    dependencies=[READ],
+    responses=files.ANSWERS | documented(InvalidInput),
+)
+async def export_usage(
+    request: Request, actor: Annotated[Actor, READ], ask: Annotated[UsageFile, Query()]
+) -> StreamingResponse:
+    """The same as a file: CSV or JSON lines."""
+    now = datetime.now(UTC)
+    pieces = export.stream(
+        request.app.state.database, actor.claim, whose(actor), ask.filters(), ask.format, now
+    )
+    return StreamingResponse(
+        await files.begin(pieces),
+        media_type=files.MEDIA_TYPES[ask.format],
+        headers=files.headers("usage", ask.format, now),
+    )
+
+
+class SummaryQuery(PageQuery):
+    """A page of months, or one."""
+
+    month: str | None = Field(None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$", examples=["2026-11"])
+    sort: str | None = sort_field(queries.MONTHS)
+
+
+@router.get("/summary", responses=documented(InvalidInput))
+async def summarize(
+    db: Db, actor: Annotated[Actor, READ], ask: Annotated[SummaryQuery, Query()]
+) -> Summary:
+    """What each month adds up to, as long as your account has been there."""
+    page = await queries.summary(db, whose(actor), ask, month=ask.month)
+    return Summary.of(page, months=[MonthOut.model_validate(row) for row in page.items])
+
+
+@router.get("/quota")
+async def read_quota(db: Db, actor: Annotated[Actor, READ]) -> QuotaOut:
+    """What you may use in this month and have used, and how often you may call."""
+    return QuotaOut.model_validate(await queries.quota(db, whose(actor)))
+
+
+class BreakdownQuery(BaseModel):
+    """By what, and in which days; the last 30, if none are said."""
+
+    by: By = "endpoint"
+    from_: date | None = Field(None, alias="from")
+    to: date | None = Field(None, description="The first day that is not wanted any more.")
+
+    def span(self) -> tuple[date, date]:
+        try:
+            until = self.to or datetime.now(UTC).date() + timedelta(days=1)
+            since = self.from_ or until - timedelta(days=30 if self.by != "hour" else 2)
+        except OverflowError:
+            raise InvalidInput.at("?to", "This lies outside of the calendar.") from None
+        longest = LONGEST_HOURS if self.by == "hour" else LONGEST_DAYS
+        if not timedelta(0) < until - since <= timedelta(days=longest):
+            raise InvalidInput.at("?from", f"From lies before to, by at most {longest} days.")
+        return since, until
+
+
+@router.get("/breakdown", responses=documented(InvalidInput))
+async def break_down(
+    db: Db, actor: Annotated[Actor, READ], ask: Annotated[BreakdownQuery, Query()]
+) -> Breakdown:
+    """Calls by endpoint, key, status, day or hour, with percentiles of their response times."""
+    return Breakdown(**await breakdown(db, whose(actor), ask))
+
+
+async def breakdown(db: Db, user_id: UUID, ask: BreakdownQuery) -> dict[str, Any]:
+    since, until = ask.span()
+    parts = await queries.breakdown(db, user_id, ask.by, since, until)
+    return {"by": ask.by, "from_": since, "to": until, "parts": [part_out(part) for part in parts]}
+
+
+def part_out(part: Part) -> PartOut:
+    average = round(part.total_response_time_ms / part.timed, 1) if part.timed else None
+    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+    return PartOut(
+        part=part.part,
+        requests=part.requests,
+        failed_requests=part.failed_requests,
+        units=part.units,
+        average_ms=average,
+        **{name: percentile(part.latencies, share) for name, share in shares.items()},
+    )

@@ -1,0 +1,257 @@
+-- Usage: who may read it, its months, and the sums that are written with every event.
+
+call lock_down('usage');
+call lock_down('usage_event_ids');
+call lock_down('monthly_usage');
+call lock_down('api_key_months');
+call lock_down('usage_hours');
+call lock_down('usage_days');
+call lock_down('usage_grants');
+call lock_down('quota_warnings');
+call lock_down('meters');
+
+-- Only the functions of this room write usage; customers read theirs, staff everybody's.
+create or replace procedure let_usage_be_read(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  execute format('grant select on %s to app_user, staff_user, worker_user', target);
+  execute format('create policy own on %s for select to app_user using (user_id =
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
+  execute format('create policy staff on %s for select to staff_user using (
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
+  execute format('create policy worker on %s for select to worker_user using (true)', target);
+end $$;
+revoke execute on procedure let_usage_be_read(regclass) from public;
+call let_usage_be_read('usage');
+call let_usage_be_read('monthly_usage');
+call let_usage_be_read('usage_hours');
+call let_usage_be_read('usage_days');
+call let_usage_be_read('usage_grants');
+
+grant select on monthly_usage, usage_days to analytics_user;
+create policy analytics on monthly_usage for select to analytics_user using (true);
+create policy analytics on usage_days for select to analytics_user using (true);
+
+grant insert (user_id, month, units, reason) on usage_grants to staff_user;
+create policy staff_grants on usage_grants for insert to staff_user
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create or replace function sign_usage_grant() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.granted_by := current_subject();
+  return new;
+end $$;
+create or replace trigger sign before insert on usage_grants
+  for each row execute function sign_usage_grant();
+
+grant select, update (mailed_at) on quota_warnings to worker_user;
+create policy worker on quota_warnings to worker_user using (true) with check (true);
+grant select, delete on usage_event_ids to worker_user;
+create policy worker on usage_event_ids to worker_user using (true);
+grant delete on usage_hours to worker_user;
+create policy pruning on usage_hours for delete to worker_user
+  using (hour < now() - interval '1 month');
+
+-- The name of a month, as monthly_usage has it, and its first moment.
+create or replace function month_of(moment timestamptz) returns text
+language sql stable parallel safe
+return to_char(moment at time zone 'UTC', 'YYYY-MM');
+
+create or replace function usage_partition(month text) returns text
+language sql immutable parallel safe
+return 'usage_' || replace(month, '-', '_');
+
+-- Makes the partition of a month, if nobody has. Attaching takes a weaker lock than making it in its
+-- place would: who writes usage meanwhile goes on.
+create or replace function make_usage_partition(month text) returns void
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set timezone = 'UTC' as $$
+declare
+  its_name text := usage_partition(month);
+  first timestamptz := (month || '-01')::timestamptz;
+begin
+  if to_regclass(its_name) is not null then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('usage partitions', 0));
+  if to_regclass(its_name) is not null then
+    return;
+  end if;
+  execute format('create table public.%I (like usage including defaults including constraints)',
+    its_name);
+  execute format('call lock_down(%L)', its_name);
+  execute format('alter table usage attach partition %I for values from (%L) to (%L)',
+    its_name, first, first + interval '1 month');
+end $$;
+
+-- Drops the months that lie before `oldest`, and says how many that were.
+create or replace function drop_usage_partitions(oldest text) returns integer
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  its_name text;
+  dropped integer := 0;
+begin
+  if oldest > month_of(now()) then
+    raise exception 'this month is still at work' using errcode = 'invalid_parameter_value';
+  end if;
+  for its_name in
+    select inhrelid::regclass::text from pg_inherits
+    where inhparent = 'usage'::regclass and inhrelid::regclass::text < usage_partition(oldest)
+  loop
+    execute format('drop table %s', its_name);
+    dropped := dropped + 1;
+  end loop;
+  return dropped;
+end $$;
+revoke execute on function make_usage_partition(text), drop_usage_partitions(text) from public;
+grant execute on function make_usage_partition(text), drop_usage_partitions(text) to worker_user;
+
+select make_usage_partition(month_of(date_trunc('month', now()) + month * interval '1 month'))
+from generate_series(-1, 2) as month;
+
+-- The upper bounds, in milliseconds, of the parts in which response times are counted; the last part
+-- has none. metering/latency.py reads them.
+create or replace function latency_bounds() returns integer[]
+language sql immutable parallel safe
+return array[1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000,
+  3000, 5000, 10000, 30000];
+
+create or replace function add_latencies(one bigint[], other bigint[]) returns bigint[]
+language sql immutable parallel safe
+return (
+  select array_agg(coalesce(a, 0) + coalesce(b, 0) order by place)
+  from unnest(one, other) with ordinality as both_sides (a, b, place)
+);
+create or replace aggregate sum_latencies (bigint[]) (
+  sfunc = add_latencies, stype = bigint[], initcond = '{}'
+);
+
+-- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
+-- here and what a recount of the events finds cannot differ.
+create or replace function sum_up_usage() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  with sums as materialized (
+    select user_id, hour, day, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day,
+      count(*) as requests, sum(units)::bigint as units, count(part) as timed,
+      coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
+      array[
+        count(*) filter (where part = 0), count(*) filter (where part = 1),
+        count(*) filter (where part = 2), count(*) filter (where part = 3),
+        count(*) filter (where part = 4), count(*) filter (where part = 5),
+        count(*) filter (where part = 6), count(*) filter (where part = 7),
+        count(*) filter (where part = 8), count(*) filter (where part = 9),
+        count(*) filter (where part = 10), count(*) filter (where part = 11),
+        count(*) filter (where part = 12), count(*) filter (where part = 13),
+        count(*) filter (where part = 14), count(*) filter (where part = 15),
+        count(*) filter (where part = 16), count(*) filter (where part = 17),
+        count(*) filter (where part = 18), count(*) filter (where part = 19),
+        count(*) filter (where part = 20), count(*) filter (where part = 21),
+        count(*) filter (where part = 22), count(*) filter (where part = 23),
+        count(*) filter (where part = 24)
+      ] as latencies
+    from (
+      select user_id, endpoint, units, response_time_ms,
+        date_trunc('hour', timestamp, 'UTC') as hour, (timestamp at time zone 'UTC')::date as day,
+        coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
+        coalesce(status_code, 0)::smallint as status_code,
+        width_bucket(response_time_ms, latency_bounds()) as part
+      from added
+    ) as event
+    group by user_id, day, endpoint, api_key_id, status_code, grouping sets ((hour), ())
+  ), by_hour as (
+    insert into usage_hours as here (user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where not of_day order by 1, 2, 3, 4, 5
+    on conflict on constraint pk_usage_hours do update set
+      requests = here.requests + excluded.requests,
+      units = here.units + excluded.units,
+      timed = here.timed + excluded.timed,
+      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
+      latencies = case when excluded.timed = 0 then here.latencies
+        else add_latencies(here.latencies, excluded.latencies) end
+  ), by_day as (
+    insert into usage_days as here (user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where of_day order by 1, 2, 3, 4, 5
+    on conflict on constraint pk_usage_days do update set
+      requests = here.requests + excluded.requests,
+      units = here.units + excluded.units,
+      timed = here.timed + excluded.timed,
+      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
+      latencies = case when excluded.timed = 0 then here.latencies
+        else add_latencies(here.latencies, excluded.latencies) end
+  ), by_key as (
+    insert into api_key_months as here (api_key_id, month, requests, units)
+    select api_key_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint, sum(units)::bigint
+    from sums where of_day and api_key_id <> '00000000-0000-0000-0000-000000000000'
+    group by 1, 2 order by 1, 2
+    on conflict on constraint pk_api_key_months do update set
+      requests = here.requests + excluded.requests, units = here.units + excluded.units
+  )
+  insert into monthly_usage as here (user_id, month, total_requests, successful_requests,
+    failed_requests, total_response_time_ms, units)
+  select user_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint,
+    coalesce(sum(requests) filter (where status_code < 400), 0)::bigint,
+    coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint,
+    sum(total_response_time_ms)::bigint, sum(units)::bigint
+  from sums where of_day group by 1, 2 order by 1, 2
+  on conflict on constraint pk_monthly_usage do update set
+    total_requests = here.total_requests + excluded.total_requests,
+    successful_requests = here.successful_requests + excluded.successful_requests,
+    failed_requests = here.failed_requests + excluded.failed_requests,
+    total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
+    units = here.units + excluded.units,
+    last_updated = clock_timestamp();
+  return null;
+end $$;
+revoke execute on function sum_up_usage() from public;
+create or replace trigger sum_up after insert on usage referencing new table as added
+  for each statement execute function sum_up_usage();
+create or replace trigger refuse_change before update on usage
+  for each row execute function refuse_change();
+
+-- What each tier may use: as declared in metering/rules.py, or as staff have set it.
+create or replace function metering_terms(defaults jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, public, pg_temp as $$
+begin
+  return defaults || coalesce(
+    (select jsonb_object_agg(key, value) from settings where defaults ? key and value is not null), '{}');
+end $$;
+
+-- What one customer has in one month; 0: without end, grants or not.
+create or replace function quota_of(its_user uuid, its_tier text, its_month text, terms jsonb)
+returns bigint
+language sql stable set search_path = pg_catalog, public, pg_temp as $$
+  select case when tier_has = 0 then 0 else tier_has + coalesce((
+    select sum(units) from usage_grants where user_id = its_user and month = its_month), 0) end::bigint
+  from (select coalesce(terms ->> ('quota_' || its_tier), '0')::bigint as tier_has) as tier
+$$;
+
+-- Once for each step of a month: a job mails it (metering/tasks.py).
+create or replace function notice_quota(
+  its_user uuid, its_month text, its_used bigint, its_quota bigint, hard boolean
+) returns void
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  insert into quota_warnings (user_id, month, percent, used, quota, is_hard)
+  select its_user, its_month, percent, its_used, its_quota, hard
+  from unnest(array[80, 100]) as percent
+  where its_quota > 0 and its_used * 100 >= its_quota * percent
+  on conflict do nothing
+$$;
+revoke execute on function notice_quota(uuid, text, bigint, bigint, boolean) from public;
+
+-- What names a person in raw usage goes with an erased account: its keys, and with them their calls.
+create or replace function forget_usage(its_user uuid) returns void
+language sql security definer set search_path = pg_catalog, public, pg_temp as $$
+  delete from api_keys where user_id = its_user
+    and exists (select from users where id = its_user and erased_at is not null);
+  delete from usage where user_id = its_user
+    and exists (select from users where id = its_user and erased_at is not null);
+$$;
+revoke execute on function forget_usage(uuid) from public;
+grant execute on function forget_usage(uuid) to worker_user;

@@ -1,0 +1,193 @@
+"""Keys that are shown together go to PostgreSQL as one statement, and each gets its own answer.
+
+    verdict = await request.app.state.desk.ask(Question(digest, endpoint="/v1/things"))
+
+A lane is a queue: while a batch of it commits, the next one fills, without any timer. Nothing is
+answered before its commit. What is not one of our keys by its checksum never gets here. Queues are
+bounded: who finds one full is told so at once.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import orjson
+from prometheus_client import Counter, Histogram
+
+from bursar.core.database import WORKER, Database
+from bursar.core.database_errors import SQL_ERRORS, OutcomeUnknown, is_lost, state_of, translate
+from bursar.core.errors import BursarError
+from bursar.core.problems import Internal
+from bursar.core.wire import as_json
+from bursar.metering.events import TERMS, marks
+
+log = logging.getLogger("bursar.desk")
+
+MOST_IN_BATCH = 250
+CLOSING_SECONDS = 5.0
+VERIFY = "select verify_keys($2::text::jsonb, $3::text::jsonb)::text as answers"
+
+batch_size = Histogram(
+    "bursar_desk_batch_questions",
+    "Questions of one statement of the desk.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 250),
+)
+verdicts = Counter("bursar_key_verdicts", "What was said of keys.", ["code"])
+
+Verdict = dict[str, Any]  # as verify_keys() says it (metering/verify.sql)
+
+
+class DeskFull(BursarError, status=429, code="usage.desk_full"):
+    """More keys wait to be verified than the database takes; nothing was counted, ask again."""
+
+    @classmethod
+    def now(cls) -> "DeskFull":
+        return cls("More keys wait than can be verified; try again.", headers={"Retry-After": "1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A key by its hash, and the call that it is shown for; without `counts` only its rate is."""
+
+    digest: bytes
+    facts: dict[str, Any] = field(default_factory=dict)
+    scope: str | None = None
+    address: str | None = None
+    event_id: str | None = None
+    counts: bool = True
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **self.facts,
+            **marks(self.event_id, self.facts),
+            "hash": self.digest.hex(),
+            "scope": self.scope,
+            "address": self.address,
+            "counts": self.counts,
+        }
+
+
+class Desk:
+    """One per process."""
+
+    def __init__(self, database: Database, *, lanes: int = 2, most_waiting: int = 4096) -> None:
+        self._lanes = [Lane(database, most_waiting) for _ in range(lanes)]
+
+    async def ask(self, question: Question) -> Verdict:
+        """What is to be said of the key, once it is committed."""
+        lane = self._lanes[question.digest[0] % len(self._lanes)]
+        verdict = await lane.ask(question.document())
+        verdicts.labels(verdict["code"]).inc()
+        return verdict
+
+    async def close(self) -> None:
+        await asyncio.gather(*(lane.close() for lane in self._lanes))
+
+
+class Entry:
+    """A question, and who waits for its answer."""
+
+    __slots__ = ("document", "future")
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.future: asyncio.Future[Verdict | BursarError] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def settle(self, answer: Verdict | BursarError) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+
+class Lane:
+    """A bounded queue. Its task works while something waits, one batch after the other."""
+
+    def __init__(self, database: Database, most_waiting: int) -> None:
+        self._database = database
+        self._most_waiting = most_waiting
+        self._waiting: deque[Entry] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, document: dict[str, Any]) -> Verdict:
+        if len(self._waiting) >= self._most_waiting:
+            raise DeskFull.now()
+        entry = Entry(document)
+        self._waiting.append(entry)
+        if self._task is None:  # in a context of its own: the work is not this caller's alone
+            self._task = asyncio.get_running_loop().create_task(self._work(), context=Context())
+        try:
+            answer = await entry.future
+        except asyncio.CancelledError:
+            with suppress(ValueError):
+                self._waiting.remove(entry)
+            raise
+        if isinstance(answer, BursarError):
+            raise answer
+        return answer
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), MOST_IN_BATCH)
+                await self._settle([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._task = None
+
+    async def _settle(self, batch: list[Entry]) -> None:
+        """Every entry of the batch has its answer in the end, whatever happens."""
+        groups = [batch]
+        try:
+            batch_size.observe(len(batch))
+            while groups:
+                groups += await self._ask(groups.pop())
+        except Exception:
+            log.exception("a batch of the desk failed")
+        finally:
+            for entry in batch:
+                entry.settle(OutcomeUnknown.now())
+
+    async def _ask(self, group: list[Entry]) -> list[list[Entry]]:
+        """Answers the group, or says in which halves it is to be tried: only what is bad itself is
+        refused."""
+        asked = [{"n": n, **entry.document} for n, entry in enumerate(group)]
+        try:
+            row = await self._database.fetch_one(WORKER, VERIFY, as_json(asked).decode(), TERMS)
+        except SQL_ERRORS as error:
+            if len(group) > 1 and isinstance(error, asyncpg.PostgresError) and not is_lost(error):
+                middle = len(group) // 2
+                return [group[middle:], group[:middle]]
+            settle_all(group, refusal(error))
+        except BursarError as error:
+            settle_all(group, error)
+        else:
+            for entry, answer in zip(
+                group, orjson.loads(row["answers"] if row else ""), strict=True
+            ):
+                entry.settle(answer)
+        return []
+
+    async def close(self) -> None:
+        if task := self._task:
+            _, slow = await asyncio.wait([task], timeout=CLOSING_SECONDS)
+            for each in slow:
+                each.cancel()
+
+
+def settle_all(group: list[Entry], answer: BursarError) -> None:
+    for entry in group:
+        entry.settle(answer)
+
+
+def refusal(error: BaseException) -> BursarError:
+    if is_lost(error):
+        return OutcomeUnknown.now()
+    if known := translate(error):
+        return known
+    log.error("a key cannot be verified: %s", state_of(error))
+    return Internal("Something went wrong here; nothing was changed.")

@@ -1,0 +1,65 @@
+-- Counts events that were reported, up to a thousand in one statement: each once, whatever is sent again.
+
+-- What becomes of each, in their order: 'counted', 'duplicate' (it was counted before, word for word)
+-- or 'conflict' (its id was, with other words).
+create or replace function ingest_usage(events jsonb, defaults jsonb) returns text[]
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan as $$
+declare
+  terms jsonb := metering_terms(defaults);
+  outcomes text[];
+  people uuid[];
+  months text[];
+begin
+  select array_agg(distinct user_id), array_agg(distinct month_of(timestamp)) into people, months
+  from jsonb_to_recordset(events) as reported (user_id uuid, timestamp timestamptz);
+  perform lock_meters(people);
+  perform make_usage_partition(month) from unnest(months) as month;
+  with incoming as materialized (
+    select * from jsonb_to_recordset(events) as reported (
+      n integer, user_id uuid, api_key_id uuid, event text, content text, event_id text,
+      endpoint text, location text, state text, date_from text, date_to text,
+      response_time_ms integer, status_code smallint, error_message text, ip_address inet,
+      user_agent text, units bigint, timestamp timestamptz)
+  ), named as materialized (
+    select distinct on (user_id, event) n, user_id, decode(event, 'hex') as event,
+      decode(content, 'hex') as content
+    from incoming where event is not null order by user_id, event, n
+  ), before as materialized (  -- one by one by their key, however few they were when it was planned
+    select named.user_id, named.event, kept.content
+    from named cross join lateral (
+      select content from usage_event_ids
+      where user_id = named.user_id and event = named.event offset 0
+    ) as kept
+  ), fresh as materialized (
+    select n from named where not exists (
+      select from before where (before.user_id, before.event) = (named.user_id, named.event))
+    union all select n from incoming where event is null
+  ), kept as (
+    insert into usage_event_ids (user_id, event, content)
+    select user_id, event, content from named where n in (select n from fresh)
+  ), added as (
+    insert into usage (user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
+      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp)
+    select user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
+      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp
+    from incoming where n in (select n from fresh)
+  )
+  select array_agg(case
+      when fresh.n is not null then 'counted'
+      when coalesce(before.content, named.content) = decode(incoming.content, 'hex') then 'duplicate'
+      else 'conflict'
+    end order by incoming.n)
+  into outcomes
+  from incoming
+  left join fresh on fresh.n = incoming.n
+  left join named on named.user_id = incoming.user_id and named.event = decode(incoming.event, 'hex')
+  left join before on before.user_id = named.user_id and before.event = named.event;
+  perform notice_quota(used.user_id, used.month, used.units,
+    quota_of(used.user_id, tier, used.month, terms), (terms ->> ('quota_hard_' || tier))::boolean)
+  from monthly_usage as used join users on users.id = used.user_id
+  where used.user_id = any (people) and used.month = any (months);
+  return outcomes;
+end $$;
+revoke execute on function ingest_usage(jsonb, jsonb) from public;
+grant execute on function ingest_usage(jsonb, jsonb) to worker_user;

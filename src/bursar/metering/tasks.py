@@ -1,0 +1,65 @@
+"""Jobs of metering: months are made ahead and dropped in time, warnings are mailed once."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts import letters
+from bursar.accounts.models import User
+from bursar.core import events, jobs
+from bursar.core.events import Published
+from bursar.core.mail_settings import is_address
+from bursar.metering import service
+from bursar.metering.events import oldest_kept
+from bursar.metering.models import QuotaWarning, UsageEventId, UsageHour
+from bursar.metering.rules import USAGE_RETENTION_MONTHS
+from bursar.system import queries as system
+
+AHEAD = text("""
+  select make_usage_partition(
+    month_of(date_trunc('month', now(), 'UTC') + month * interval '1 month'))
+  from generate_series(0, 2) as month
+""")
+DROP = text("select drop_usage_partitions(:oldest)")
+MOST_MAILS = 500  # of one turn; the rest is the next minute's
+
+
+@jobs.cron("10 0 * * *", "metering.turn_months")
+async def turn_months(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Makes the partitions of the months ahead, and drops usage that was kept long enough."""
+    await db.execute(AHEAD)
+    months = await system.value(db, USAGE_RETENTION_MONTHS)
+    oldest = oldest_kept(datetime.now(UTC), months)
+    await db.execute(DROP, {"oldest": f"{oldest:%Y-%m}"})
+    await db.execute(delete(UsageEventId).where(UsageEventId.seen_on < oldest.date()))
+    await db.execute(delete(UsageHour).where(UsageHour.hour < oldest))
+
+
+@jobs.cron("* * * * *", "metering.mail_warnings")
+async def mail_warnings(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Tells customers that the month's quota is nearly or wholly used up, once each."""
+    waiting = select(QuotaWarning, User).join(User, User.id == QuotaWarning.user_id)
+    waiting = waiting.where(QuotaWarning.mailed_at.is_(None)).order_by(QuotaWarning.noticed_at)
+    for row, user in (await db.execute(waiting.limit(MOST_MAILS))).all():
+        if user.is_reachable and is_address(user.email):
+            await letters.send(
+                db,
+                "quota_warning",
+                user,
+                percent=row.percent,
+                month=row.month,
+                used=row.used,
+                quota=row.quota,
+                is_hard=row.is_hard,
+            )
+        row.mailed_at = func.now()
+
+
+@events.on("users.erased", subscriber="metering.erasure", timeout_seconds=300)
+async def erase(db: AsyncSession, event: Published) -> None:
+    user = await db.get(User, UUID(event.payload["user_id"]))
+    if user is not None and user.erased_at is not None:
+        await service.forget(db, user.id)

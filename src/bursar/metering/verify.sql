@@ -1,0 +1,208 @@
+-- Verifies keys and counts the calls, many in one statement: what arrives together is decided in turn,
+-- under the lock of its customer's meter, and committed as one.
+--
+-- A rate of L calls in P seconds lets L calls through at once, and then one every P / L seconds: how
+-- far it is used up is one moment, the one at which it would be as if nobody had called.
+
+create or replace function verify_keys(asked jsonb, defaults jsonb, at timestamptz default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan as $$
+declare
+  terms jsonb := metering_terms(defaults);
+  periods constant double precision[] := array[1, 60, 1, 60];  -- of the key, then of the customer
+  names constant text[] := array['key-second', 'key-minute', 'second', 'minute'];
+  moment timestamptz;
+  seconds double precision;
+  this_month text;
+  ask record;
+  meter meters;
+  owner uuid;
+  key uuid;
+  limits bigint[] := array[null, null, null, null];
+  full_at double precision[] := array[0, 0, 0, 0];
+  quota bigint;
+  hard boolean;
+  used bigint;
+  key_used bigint;
+  code text;
+  left_over bigint;
+  least_left bigint;
+  tightest integer;
+  retry double precision;
+  seen bytea;
+  known boolean;
+  put meters[] := '{}';
+  counted usage[] := '{}';
+  good uuid[] := '{}';
+  answers jsonb[] := '{}';
+begin
+  perform lock_meters(array(
+    select unnest(array[api_keys.id, api_keys.user_id])
+    from (select distinct hash from jsonb_to_recordset(asked) as request (hash text)) as request
+    join api_keys on key_hash = decode(hash, 'hex')));
+  moment := coalesce(at, clock_timestamp());
+  seconds := extract(epoch from moment);
+  this_month := month_of(moment);
+  perform make_usage_partition(this_month);
+
+  for ask in
+    select request.*, api_keys.id as key_id, api_keys.user_id, api_keys.status as key_status, scopes,
+      allowed_addresses, least(expires_at, grace_until) as ends_at, per_second, per_minute, per_month,
+      users.status as owner_status, users.tier
+    from jsonb_to_recordset(asked) as request (
+      n integer, hash text, counts boolean, scope text, address inet, units bigint, event text,
+      content text, event_id text, endpoint text, location text, state text, date_from text,
+      date_to text, response_time_ms integer, status_code smallint, error_message text,
+      ip_address inet, user_agent text)
+    left join api_keys on key_hash = decode(request.hash, 'hex')
+    left join users on users.id = api_keys.user_id
+    order by api_keys.user_id, api_keys.id, n
+  loop
+    if ask.key_id is distinct from key then
+      if limits[1] is not null or limits[2] is not null then
+        put := put || row(key, full_at[1], full_at[2])::meters;
+      end if;
+      key := ask.key_id;
+      limits[1] := ask.per_second;
+      limits[2] := ask.per_minute;
+      select * into meter from meters where id = key;
+      full_at[1] := meter.second_full_at;
+      full_at[2] := meter.minute_full_at;
+      key_used := null;
+      if ask.per_month is not null then
+        select units into key_used from api_key_months where api_key_id = key and month = this_month;
+        key_used := coalesce(key_used, 0);
+      end if;
+    end if;
+    if ask.user_id is distinct from owner then
+      if limits[3] is not null or limits[4] is not null then
+        put := put || row(owner, full_at[3], full_at[4])::meters;
+      end if;
+      if quota > 0 and used * 100 >= quota * 80 then
+        perform notice_quota(owner, this_month, used, quota, hard);
+      end if;
+      owner := ask.user_id;
+      limits[3] := nullif((terms ->> ('rate_per_second_' || ask.tier))::bigint, 0);
+      limits[4] := nullif((terms ->> ('rate_per_minute_' || ask.tier))::bigint, 0);
+      select * into meter from meters where id = owner;
+      full_at[3] := meter.second_full_at;
+      full_at[4] := meter.minute_full_at;
+      quota := coalesce((terms ->> ('quota_' || ask.tier))::bigint, 0);
+      if quota > 0 then
+        quota := quota + coalesce(
+          (select sum(units) from usage_grants where user_id = owner and month = this_month), 0);
+      end if;
+      hard := (terms ->> ('quota_hard_' || ask.tier))::boolean;
+      select units into used from monthly_usage where user_id = owner and month = this_month;
+      used := coalesce(used, 0);
+    end if;
+
+    known := false;
+    retry := 0;
+    code := case
+      when key is null then 'UNKNOWN'
+      when ask.key_status = 'revoked' then 'REVOKED'
+      when ask.ends_at <= moment then 'EXPIRED'
+      when owner is not null and ask.owner_status <> 'active' then 'DISABLED_OWNER'
+      when cardinality(ask.allowed_addresses) > 0
+        and not coalesce(ask.address <<= any (ask.allowed_addresses::inet[]), false)
+        then 'FORBIDDEN_ADDRESS'
+      when ask.scope is not null and not ask.scope = any (ask.scopes) then 'MISSING_SCOPE'
+      else 'VALID'
+    end;
+    if code = 'VALID' and ask.event is not null and owner is not null then
+      select content into seen from usage_event_ids
+      where user_id = owner and event = decode(ask.event, 'hex');
+      known := found;
+      if known and seen <> decode(ask.content, 'hex') then
+        code := 'EVENT_CONFLICT';
+      end if;
+    end if;
+    if code = 'VALID' and not known then
+      for i in 1..4 loop
+        if limits[i] is not null then
+          retry := greatest(retry,
+            greatest(full_at[i], seconds) + periods[i] / limits[i] - periods[i] - seconds);
+        end if;
+      end loop;
+      if retry > 1e-6 then
+        code := 'RATE_LIMITED';
+      elsif ask.counts
+        and (hard and quota > 0 and used + ask.units > quota or key_used + ask.units > ask.per_month)
+      then
+        code := 'QUOTA_EXCEEDED';
+        retry := extract(epoch from
+          date_trunc('month', moment, 'UTC') + interval '1 month' - moment);
+      else
+        retry := 0;
+        for i in 1..4 loop
+          if limits[i] is not null then
+            full_at[i] := greatest(full_at[i], seconds) + periods[i] / limits[i];
+          end if;
+        end loop;
+        if ask.counts and owner is not null then
+          used := used + ask.units;
+          key_used := key_used + ask.units;
+          counted := counted || row(uuid7(), owner, key, ask.event_id, ask.endpoint, ask.location,
+            ask.state, ask.date_from, ask.date_to, ask.response_time_ms, ask.status_code,
+            ask.error_message, ask.ip_address, ask.user_agent, ask.units, moment, moment)::usage;
+          if ask.event is not null then
+            insert into usage_event_ids (user_id, event, content)
+            values (owner, decode(ask.event, 'hex'), decode(ask.content, 'hex'));
+          end if;
+        end if;
+      end if;
+    end if;
+    if code = 'VALID' then
+      good := good || key;
+    end if;
+
+    tightest := null;
+    least_left := null;
+    if key is not null then
+      for i in 1..4 loop
+        if limits[i] is not null then
+          left_over := greatest(0, floor(
+            (seconds + periods[i] - greatest(full_at[i], seconds)) * limits[i] / periods[i] + 1e-6));
+          if least_left is null or left_over < least_left then
+            least_left := left_over;
+            tightest := i;
+          end if;
+        end if;
+      end loop;
+    end if;
+    answers[ask.n + 1] := jsonb_build_object(
+      'code', code, 'key_id', key, 'user_id', owner, 'tier', ask.tier, 'scopes', ask.scopes,
+      'replayed', known and code = 'VALID', 'used', used, 'quota', quota,
+      'key_left', ask.per_month - key_used,
+      'rate', case when tightest is not null then jsonb_build_object(
+        'policy', names[tightest], 'limit', limits[tightest],
+        'window_seconds', periods[tightest]::integer, 'remaining', least_left,
+        'reset_seconds', ceil(greatest(0, full_at[tightest] - seconds))::integer) end,
+      'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
+  end loop;
+  put := put || row(key, full_at[1], full_at[2])::meters || row(owner, full_at[3], full_at[4])::meters;
+  if quota > 0 and used * 100 >= quota * 80 then
+    perform notice_quota(owner, this_month, used, quota, hard);
+  end if;
+  update meters set second_full_at = new.second_full_at, minute_full_at = new.minute_full_at
+  from unnest(put) as new where meters.id = new.id;
+  if counted <> '{}' then
+    insert into usage select * from unnest(counted);
+  end if;
+  perform note_key_use(good);
+  return to_jsonb(answers);
+end $$;
+
+-- All that is needed, in one order: two statements never wait in a circle.
+create or replace function lock_meters(ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  insert into meters (id) select distinct id from unnest(ids) as id where id is not null order by id
+  on conflict do nothing;
+  perform from meters where id = any (ids) order by id for update;
+end $$;
+
+revoke execute on function verify_keys(jsonb, jsonb, timestamptz), lock_meters(uuid[]) from public;
+grant execute on function verify_keys(jsonb, jsonb, timestamptz) to worker_user;

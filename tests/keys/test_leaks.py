@@ -1,0 +1,76 @@
+"""A key that is found in public is revoked by whoever shows it, and its owner is told."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bursar.keys import secret
+from tests.accounts.people import actions, mails, rows, run_jobs
+from tests.conftest import Live
+from tests.keys.keyholders import KEYS, code, key_of, service_key, set_terms
+from tests.wallets.purses import move_in, refused
+
+LEAKS = f"{KEYS}/leaks"
+
+
+def report(*tokens: str) -> bytes:
+    about = {"type": "bursar_api_key", "url": "https://example.com/x.py", "source": "content"}
+    return json.dumps([{"token": token, **about} for token in tokens]).encode()
+
+
+async def send(live: Live, body: bytes, **headers: str) -> Any:
+    async with live.api(**{"Content-Type": "application/json", **headers}) as api:
+        return await api.post(LEAKS, content=body)
+
+
+async def test_whoever_shows_a_key_may_end_it(live_db: Live) -> None:
+    await move_in(live_db)
+    shop, carl = await service_key(live_db), await key_of(live_db)
+    stranger = secret.new()
+    answer = await send(live_db, report(carl.key, stranger, "not one", carl.key))
+    labels = [each["label"] for each in answer.json()]
+    assert labels == ["true_positive", "false_positive", "false_positive", "true_positive"]
+    assert carl.key not in answer.text
+    assert await code(live_db, shop, carl) == "REVOKED"
+    assert await actions(live_db, carl.id) == ["keys.created", "keys.revoked"]
+    await run_jobs(live_db)
+    [mail] = await mails(live_db, "carl@example.com")
+    assert mail.words
+    assert "found in public" in mail.words.subject
+    assert carl.key not in mail.words.text
+    assert (await send(live_db, report(carl.key))).status_code == 200
+    assert len(await actions(live_db, carl.id)) == 2
+
+
+async def test_a_signature_is_demanded_where_a_public_key_is_set(live_db: Live) -> None:
+    await move_in(live_db)
+    scanner, stranger = (
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
+    pem = scanner.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    await set_terms(live_db, leaks_public_key=pem.decode())
+    carl = await key_of(live_db)
+    body = report(carl.key)
+
+    def signed(by: ec.EllipticCurvePrivateKey, what: bytes) -> dict[str, str]:
+        signature = by.sign(what, ec.ECDSA(hashes.SHA256()))
+        return {"Github-Public-Key-Signature": base64.b64encode(signature).decode()}
+
+    for headers in ({}, signed(stranger, body), signed(scanner, body + b" "),
+                    {"Github-Public-Key-Signature": "no base64!"}):  # fmt: skip
+        assert refused(await send(live_db, body, **headers)) == (403, "keys.bad_signature")
+    assert [row[0] for row in await rows(live_db, "select status from api_keys")] == ["active"]
+    assert (await send(live_db, body, **signed(scanner, body))).status_code == 200
+    assert [row[0] for row in await rows(live_db, "select status from api_keys")] == ["revoked"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"[7]", b'[{"type": "x"}]', report(*["x"] * 101)])
+async def test_what_is_no_report(live_db: Live, body: bytes) -> None:
+    assert (await send(live_db, body)).status_code == 422
