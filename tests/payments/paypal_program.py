@@ -236,7 +236,7 @@ class PayPal:
 def api(paypal: PayPal, signers: dict[str, bytes]) -> web.Application:
     async def answer(request: web.Request) -> web.StreamResponse:
         path = request.path
-        paypal.calls[f"{request.method} {re.sub('[0-9]+$|[0-9]+(?=/[a-z])', 'N', path)}"] += 1
+        paypal.calls[f"{request.method} {re.sub('[A-Z]+[0-9]+', 'N', path)}"] += 1
         hows = paypal.failures.get((request.method, path))
         how = hows.pop(0) if hows else ""
         if how == "before":

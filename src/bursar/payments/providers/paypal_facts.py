@@ -96,7 +96,7 @@ def facts_of_refund(refund: Mapping[str, Any]) -> Iterator[Fact]:
         kinds.get(status, What.REFUNDED),
         PAYPAL,
         refund["id"],
-        references_of_capture({"id": capture, **refund}) if capture else own(said),
+        references_of_capture({**refund, "id": capture}) if capture else own(said),
         amount=decimal(refund["amount"]),
         currency=refund["amount"]["currency_code"],
         refund_id=said.removeprefix("refund:") if said.startswith("refund:") else None,
