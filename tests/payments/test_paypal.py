@@ -244,7 +244,7 @@ def test_amounts_in_paypals_words(amount: str, currency: str, value: str) -> Non
     assert worded(Decimal(amount), currency)["value"] == value
 
 
-@pytest.mark.parametrize("how", ["401", "403", "408", "409", "429", "500", "before", "after"])
+@pytest.mark.parametrize("how", ["401", "403", "408", "409", "429", "500"])
 async def test_what_leaves_it_open_is_unknown(paypal: Account, how: str) -> None:
     api = Api(paypal.url, CLIENT, SECRET)
     paypal.fail("GET", f"{ORDERS}/x", how)
