@@ -36,7 +36,7 @@ CLAIMS = (Claim(NAME, 2_000, at_least=True),)
 COUNTED = """
   select count(*) as events,
     count(*) filter (where status = 'waiting') as waiting,
-    (select count(*) from pgqueuer where entrypoint = 'payments.read_event') as jobs
+    (select count(*) from pgqueuer where entrypoint = 'payments.read_events') as jobs
   from payment_events
 """
 
