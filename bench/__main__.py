@@ -26,6 +26,7 @@ ENTRIES = (
     "usage_summary",
     "verify",
     "verify_key",
+    "webhooks",
 )
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 

@@ -50,6 +50,7 @@ from bursar.payments import admin as payments_admin
 from bursar.payments import api as payments_api
 from bursar.payments import demo_page, funds
 from bursar.payments import webhooks as payments_webhooks
+from bursar.payments.intake import Intake
 from bursar.payments.providers import registry
 from bursar.rewards import admin as rewards_admin
 from bursar.rewards import api as rewards_api
@@ -123,6 +124,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
     app.state.till = Till(app.state.database)
     app.state.providers = registry.providers(settings)
     app.state.desk = Desk(app.state.database)
+    app.state.intake = Intake(app.state.database)
     install_middleware(app, settings)
     install_routes(app)
     know_routes(app)
@@ -135,6 +137,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with app.state.notices.listening():
         yield
     await app.state.till.close()
+    await app.state.intake.close()
     await app.state.providers.close()
     await app.state.desk.close()
     await app.state.database.close()

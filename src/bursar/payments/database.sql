@@ -309,24 +309,27 @@ grant select (payment_method, status, currency, amount) on payments to analytics
 revoke all on payment_summary from app_user, staff_user, worker_user, analytics_user;
 grant select on payment_summary to app_user, staff_user, worker_user, analytics_user;
 
--- A webhook and the job that reads it, in one statement.
-create or replace function take_payment_event(
-  its_provider text, its_id text, its_type text, its_payload text, its_headers jsonb,
-  its_time timestamptz
-) returns boolean
+-- Webhooks and the job that reads them, in one statement; it answers those that are new. In the order
+-- of their keys, so that two batches with the same events do not wait for each other.
+create or replace function take_payment_events(taking jsonb)
+returns table (its_provider text, its_id text)
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 declare
-  taken uuid;
+  taken uuid[];
 begin
-  insert into payment_events (provider, event_id, type, payload, headers, happened_at)
-  values (its_provider, its_id, its_type, its_payload, its_headers, its_time)
-  on conflict (provider, event_id) do nothing returning id into taken;
-  if taken is null then
-    return false;
+  with new_ones as (
+    insert into payment_events (provider, event_id, type, payload, headers, happened_at)
+    select provider, event_id, type, payload, headers, happened_at
+    from jsonb_to_recordset(taking) as given(provider text, event_id text, type text, payload text,
+      headers jsonb, happened_at timestamptz)
+    order by provider, event_id
+    on conflict (provider, event_id) do nothing returning id
+  )
+  select array_agg(id) into taken from new_ones;
+  if taken is not null then
+    perform enqueue_job('payments.read_events', json_build_object('events', to_json(taken)));
   end if;
-  perform enqueue_job('payments.read_event', json_build_object('event', taken));
-  return true;
+  return query select provider::text, event_id::text from payment_events where id = any (taken);
 end $$;
-revoke execute on function take_payment_event(text, text, text, text, jsonb, timestamptz) from public;
-grant execute on function take_payment_event(text, text, text, text, jsonb, timestamptz)
-  to worker_user;
+revoke execute on function take_payment_events(jsonb) from public;
+grant execute on function take_payment_events(jsonb) to worker_user;

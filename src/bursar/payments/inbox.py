@@ -1,12 +1,12 @@
 """What providers tell by webhook: kept once, dealt with by a job, never dropped.
 
-An event whose signature is right is written down in one statement together with the job that reads
-it; the same event again changes nothing. One that is about something that is not here yet is parked
-and tried again, less and less often, for two weeks; then, or when it cannot be, it waits for staff,
-who see it whole and can replay it.
+An event whose signature is right is written down together with the job that reads it
+(payments/intake.py); the same event again changes nothing. One that is about something that is not
+here yet is parked and tried again, less and less often, for two weeks. Then, or when it cannot be,
+it waits for staff, who see it whole and can replay it.
 """
 
-from collections.abc import Mapping
+import logging
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,56 +16,58 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
-from bursar.core import exact, jobs
-from bursar.core.database import WORKER, Database, Role
+from bursar.core import jobs
+from bursar.core.database import Role
+from bursar.core.database_errors import state_of, translate
 from bursar.core.errors import BursarError
+from bursar.core.failures import message
+from bursar.core.jobs import Run
 from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.queue import HoldLost
 from bursar.payments import settling
 from bursar.payments.applied import DIFFERS, DONE, NOT_HERE, Applied
 from bursar.payments.models import EventStatus, PaymentEvent
-from bursar.payments.providers import Event
 from bursar.payments.providers.registry import Providers, providers
 from bursar.payments.rules import EVENTS_DAYS
 from bursar.system import queries as system
+
+log = logging.getLogger(__name__)
 
 EVENTS = Order(
     {"received_at": PaymentEvent.received_at}, key=PaymentEvent.id, default="-received_at"
 )
 COUNT_TO = 10_000
 PATIENCE = "14 days"
-MOST_FIRST_TRIES = 8  # each twice as long after the one before it, up to six hours
-KEPT_HEADERS = ("content-type", "user-agent", "paypal-transmission-id", "paypal-transmission-time")
-
-TAKE = """
-  select take_payment_event($2, $3, $4, $5, cast($6::text as jsonb), $7) as is_new
-"""
+MOST_DOUBLINGS = 10  # of the half minute between two tries; then six hours
+RACES = {"40001", "40P01", "55P03"}  # serialization, deadlock, a lock that is held
+MOST_STUMBLES = 8  # tries of what breaks our own code
 
 
-async def take(
-    database: Database, provider: str, event: Event, body: bytes, headers: Mapping[str, str]
-) -> bool:
-    """Writes it down with its job, once; whether it is new. One statement, one round trip."""
-    kept = {name: headers[name][:300] for name in KEPT_HEADERS if name in headers}
-    row = await database.fetch_one(
-        WORKER,
-        TAKE,
-        provider,
-        event.event_id,
-        event.type,
-        body.decode(),
-        exact.dumps(kept),
-        event.happened_at,
-    )
-    return bool(row and row["is_new"])
+@jobs.steps("payments.read_events", added_by={Role.WORKER, Role.STAFF}, at_once=2)
+async def read_events(run: Run) -> None:
+    """Gives webhooks' facts their effect, each in one transaction with what became of it."""
+    for event_id in map(UUID, run.payload["events"]):
+        try:
+            async with run.transaction() as db:
+                await read(db, event_id)
+        except Exception as error:
+            if is_passing(error):
+                raise  # not this event's fault: the job comes again
+            log.warning("the webhook %s cannot be dealt with: %s", event_id, message(error))
+            async with run.transaction() as db:
+                await stumble(db, event_id, message(error))
 
 
-@jobs.job("payments.read_event", added_by={Role.WORKER, Role.STAFF})
-async def read_event(db: AsyncSession, payload: dict[str, Any]) -> None:
-    """Gives a webhook's facts their effect, in one transaction with what became of it."""
-    event = await db.get(PaymentEvent, UUID(payload["event"]), with_for_update={"key_share": True})
-    if event is None or event.status not in (EventStatus.WAITING, EventStatus.PARKED):
+def is_passing(error: Exception) -> bool:
+    known = error if isinstance(error, BursarError) else translate(error)
+    is_busy = known is not None and known.status == 503
+    return is_busy or isinstance(error, HoldLost) or state_of(error) in RACES
+
+
+async def read(db: AsyncSession, event_id: UUID) -> None:
+    event = await unread(db, event_id)
+    if event is None:
         return
-    event.attempts += 1
     applied = await deal_with(db, providers(db.info["settings"]), event)
     for each in applied:
         event.payment_id = each.payment_id or event.payment_id
@@ -75,6 +77,25 @@ async def read_event(db: AsyncSession, payload: dict[str, Any]) -> None:
         await park(db, event)
     else:
         event.settled_at, event.next_try_at = func.now(), None
+
+
+async def unread(db: AsyncSession, event_id: UUID) -> PaymentEvent | None:
+    """Locked, and counted as a try; None when somebody else has dealt with it."""
+    event = await db.get(PaymentEvent, event_id, with_for_update={"key_share": True})
+    if event is None or event.status not in (EventStatus.WAITING, EventStatus.PARKED):
+        return None
+    event.attempts += 1
+    return event
+
+
+async def stumble(db: AsyncSession, event_id: UUID, why: str) -> None:
+    """What breaks our code is tried a few times, where staff see it, and then left to them."""
+    event = await unread(db, event_id)
+    if event is None:
+        return
+    event.outcome = f"it cannot be dealt with: {why}"
+    event.status = EventStatus.PARKED
+    await park(db, event, over=event.attempts >= MOST_STUMBLES)
 
 
 async def deal_with(db: AsyncSession, known: Providers, event: PaymentEvent) -> list[Applied]:
@@ -103,14 +124,13 @@ def outcome_of(applied: list[Applied]) -> str:
     return "; ".join(reasons)[:1000] or ("done" if done else "known already")
 
 
-async def park(db: AsyncSession, event: PaymentEvent) -> None:
+async def park(db: AsyncSession, event: PaymentEvent, *, over: bool = False) -> None:
     """Again after half a minute, a minute, two, and so on; after two weeks staff look at it."""
-    tried = min(event.attempts, MOST_FIRST_TRIES + 2)
-    over = select(PaymentEvent.received_at < func.now() - text(f"interval '{PATIENCE}'"))
-    if await db.scalar(over.where(PaymentEvent.id == event.id)):
+    old = select(PaymentEvent.received_at < func.now() - text(f"interval '{PATIENCE}'"))
+    if over or await db.scalar(old.where(PaymentEvent.id == event.id)):
         event.status, event.settled_at, event.next_try_at = EventStatus.FAILED, func.now(), None
         return
-    seconds = min(30 * 2 ** (tried - 1), 6 * 3600)
+    seconds = min(30 * 2 ** min(event.attempts - 1, MOST_DOUBLINGS), 6 * 3600)
     event.next_try_at = func.now() + text(f"interval '{seconds} seconds'")
 
 
@@ -154,7 +174,7 @@ async def replay(db: AsyncSession, event_id: UUID) -> PaymentEvent:
     before = {"status": found.status}
     found.status, found.next_try_at, found.settled_at = EventStatus.WAITING, None, None
     await db.flush()
-    await jobs.enqueue(db, read_event, {"event": str(found.id)}, unique_key=str(found.id))
+    await jobs.enqueue(db, read_events, {"events": [str(found.id)]})
     after = {"status": EventStatus.WAITING}
     await audit.record(
         db, "payments.event_replayed", "payment_event", found.id, before=before, after=after
@@ -163,21 +183,20 @@ async def replay(db: AsyncSession, event_id: UUID) -> PaymentEvent:
 
 
 AT_ONCE = 500
-RETRY = text("""
-  select enqueue_job('payments.read_event', json_build_object('event', id), id::text, null)
-  from (
-    select id from payment_events
-    where status in ('waiting', 'parked')
-      and coalesce(next_try_at, received_at + interval '5 minutes') <= now()
-    order by coalesce(next_try_at, received_at) limit :most
-  ) as due
+DUE = text("""
+  select id from payment_events
+  where status in ('waiting', 'parked')
+    and coalesce(next_try_at, received_at + interval '5 minutes') <= now()
+  order by coalesce(next_try_at, received_at) limit :most
 """)
 
 
 @jobs.cron("* * * * *", "payments.retry_events")
 async def retry_events(db: AsyncSession, _: dict[str, Any]) -> None:
     """Reads once more what was parked, and what a job has given up."""
-    await db.execute(RETRY, {"most": AT_ONCE})
+    due = [str(event_id) for event_id in await db.scalars(DUE, {"most": AT_ONCE})]
+    if due:
+        await jobs.enqueue(db, read_events, {"events": due}, unique_key="what is due")
 
 
 @jobs.cron("47 2 * * *", "payments.prune_events")

@@ -14,14 +14,14 @@ from bursar.core.hot import hot
 from bursar.core.idempotency import own_key
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
-from bursar.payments import inbox
+from bursar.payments.intake import IntakeFull
 from bursar.payments.providers import BadClock, BadEvent, BadSignature
 from bursar.payments.schemas import Taken
 
 router = APIRouter(prefix="/payments", tags=["payments"], route_class=Route)
 
 MOST_BYTES = 256 * 1024
-REFUSALS = (BadSignature, BadClock, BadEvent)
+REFUSALS = (BadSignature, BadClock, BadEvent, IntakeFull)
 
 
 class WebhookTooLarge(BursarError, status=413, code="payments.webhook_too_large"):
@@ -56,5 +56,5 @@ async def take(request: Request, name: str) -> Response:
     if len(body) > MOST_BYTES:
         raise WebhookTooLarge(f"A webhook has at most {MOST_BYTES} bytes.")
     event = await provider.read_event(body, request.headers)
-    is_new = await inbox.take(request.app.state.database, name, event, body, request.headers)
+    is_new = await request.app.state.intake.take(name, event, body, request.headers)
     return answer({"received": True, "new": is_new})
