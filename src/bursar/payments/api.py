@@ -231,7 +231,14 @@ async def complete(request: Request, actor: Annotated[Actor, WRITE], payment_id:
 @own_key
 async def cancel(request: Request, actor: Annotated[Actor, WRITE], payment_id: UUID) -> Response:
     """Gives up a payment that nobody has paid; one that was paid meanwhile is completed."""
-    return await after(request, actor, payment_id, asking.cancel)
+
+    async def give_up(desk: Desk, payment_id: UUID) -> None:
+        async with for_staff(request) as db:
+            has_provider = await payments.give_up(db, payment_id)
+        if has_provider:
+            await asking.cancel(desk, payment_id)
+
+    return await after(request, actor, payment_id, give_up)
 
 
 async def after(
