@@ -35,13 +35,11 @@ PEOPLE = {"carl": CARL, "olivia": OLIVIA}
 class Clock:
     """Counts moments, and ends the process at one of them."""
 
-    def __init__(self, kill_at: int) -> None:
-        self.moments = 0
-        self._kill_at = kill_at
+    moments = kill_at = 0
 
     def moment(self) -> None:
         self.moments += 1
-        if self.moments == self._kill_at:
+        if self.moments == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -81,21 +79,29 @@ class MortalStripe(Stripe):
         return answer
 
 
-async def send(order: dict[str, Any]) -> tuple[int, int]:
+def installed(order: dict[str, Any]) -> tuple[Live, Clock]:
+    """Made once, before any child; connections are made by whoever needs them first."""
     settings = Settings(data=Path("/nowhere"), **order["settings"])
     app = create_app(settings, order["url"])
     database, stripe = MortalDatabase(order["url"], settings), MortalStripe.of(settings)
     assert isinstance(stripe, MortalStripe)
-    database.clock = stripe.clock = Clock(order["kill_at"])
+    database.clock = stripe.clock = Clock()
     app.state.database, app.state.providers = database, Providers({"stripe": stripe})
-    live = Live(order["url"], settings, app)
+    return Live(order["url"], settings, app), database.clock
+
+
+async def send(live: Live, clock: Clock, order: dict[str, Any]) -> str:
+    clock.kill_at = order["kill_at"]
     async with live.api(PEOPLE[order["who"]], **order["headers"]) as api:
         answer = await api.post(order["path"], json=order["body"])
-    return database.clock.moments, answer.status_code
+    return f"{clock.moments} {answer.status_code}"
 
 
 def main() -> None:
+    here: tuple[Live, Clock] | None = None
     for line in sys.stdin:
+        order = json.loads(line)
+        here = here or installed(order)
         reading, writing = os.pipe()
         if pid := os.fork():
             os.close(writing)
@@ -105,8 +111,7 @@ def main() -> None:
             sys.stdout.write(f"{answer or 'killed'}\n")
             sys.stdout.flush()
         else:
-            moments, status = asyncio.run(send(json.loads(line)))
-            os.write(writing, f"{moments} {status}".encode())
+            os.write(writing, asyncio.run(send(*here, order)).encode())
             os._exit(0)
 
 

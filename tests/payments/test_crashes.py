@@ -177,3 +177,15 @@ async def test_giving_back_is_killed_between_any_two_steps(shop: Shop, mortal: M
     await agree(shop)
     assert len(shop.stripe.books("refund")) == len(killed)
     assert await balance_of(shop.live, CARL) == 500 - 3 * len(killed)
+
+
+async def test_recording_cash_is_killed_between_any_two_steps(shop: Shop, mortal: Mortal) -> None:
+    path = "/api/v1/admin/payments"
+    body = {"userId": str(CARL.id), "paymentMethod": "cash", "amount": 3}
+    killed = mortal.kill_everywhere(lambda moment: ("olivia", path, body, f"cash-{moment}"))
+    for *_, key in killed:
+        again = await shop.post(OLIVIA, path, body, **{"Idempotency-Key": key})
+        assert (again.status_code, again.json()["status"]) == (201, "completed")
+    assert await balance_of(shop.live, CARL) == 3 * len(killed)
+    [made] = await rows(shop.live, "select count(*) as n from payments")
+    assert made["n"] == len(killed)

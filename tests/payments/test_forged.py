@@ -98,11 +98,16 @@ async def everything(live: Live) -> list[str]:
 
 async def test_no_statement_of_a_superuser_turns_a_payment_back(lived: Live) -> None:
     before = await everything(lived)
-    for statement in FORGED:
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-            await rows(lived, statement)
-            pytest.fail(statement)
+    assert [each for each in FORGED if not await is_refused(lived, each)] == []
     assert await everything(lived) == before
+
+
+async def is_refused(live: Live, statement: str) -> bool:
+    try:
+        await rows(live, statement)
+    except asyncpg.IntegrityConstraintViolationError:
+        return True
+    return False
 
 
 async def test_an_open_dispute_ends_once(lived: Live) -> None:
@@ -182,11 +187,17 @@ async def test_sql_in_a_customers_hand_moves_no_money(lived: Live) -> None:
     before = await everything(lived)
     for statement in NOT_FOR_CUSTOMERS:
         given = {name: value for name, value in ids.items() if f":{name}" in statement}
-        with pytest.raises(ProgrammingError, match=r"permission denied|row-level security"):
-            async with as_claim(lived, CARL.claim) as db:
-                await db.execute(text(statement), given)
-                pytest.fail(statement)
+        assert await is_forbidden(lived, statement, given), statement
     assert await everything(lived) == before
+
+
+async def is_forbidden(live: Live, statement: str, given: dict[str, Any]) -> bool:
+    try:
+        async with as_claim(live, CARL.claim) as db:
+            await db.execute(text(statement), given)
+    except ProgrammingError as error:
+        return "permission denied" in str(error) or "row-level security" in str(error)
+    return False
 
 
 async def test_staff_with_sql_in_hand_refund_nothing_past_the_ledger(lived: Live) -> None:
