@@ -18,7 +18,7 @@ from bursar.core.problems import documented
 from bursar.core.wire import Route, Time, answer
 from bursar.payments import inbox, queries
 from bursar.payments import service as payments
-from bursar.payments.api import KEYED, for_staff, key_of
+from bursar.payments.api import KEYED, by_person, key_of
 from bursar.payments.cards import CardNumber
 from bursar.payments.currencies import UnknownCurrency
 from bursar.payments.inbox import UnknownEvent
@@ -104,10 +104,13 @@ async def record_received(request: Request, body: ReceivedIn) -> Response:
         fingerprint=fingerprint,
         by_staff=True,
     )
-    async with for_staff(request) as db:
+    # Two transactions: whoever posts to the ledger has counted nothing in the summary before, or
+    # two could wait for each other in a circle.
+    async with by_person(request) as db:
         intended = await payments.intend(db, request.app.state.providers, new)
-        payment = intended.payment
-        if not intended.replayed:
+    payment = intended.payment
+    if payment.status == Status.PENDING:  # also where the first request ended between the two
+        async with by_person(request) as db:
             payment = await payments.confirm(db, payment.id, amount=None, reason=None)
     return shown(PaymentForStaff.of(payment), 201, replayed=intended.replayed)
 
@@ -141,7 +144,7 @@ async def confirm(
     """The cash was counted, the check is cleared, the transfer has come. Again, it changes
     nothing."""
     said = body or ConfirmationIn()
-    async with for_staff(request) as db:
+    async with by_person(request) as db:
         payment = await payments.confirm(db, payment_id, amount=said.amount, reason=said.reason)
     return shown(PaymentForStaff.of(payment))
 
@@ -156,7 +159,7 @@ async def confirm(
 async def bounce(request: Request, payment_id: UUID, body: BounceIn) -> Response:
     """The money is not here after all. What was credited goes out of the wallet again, as far as
     it is there; the rest is the company's loss."""
-    async with for_staff(request) as db:
+    async with by_person(request) as db:
         payment = await payments.bounce(db, payment_id, reason=body.reason)
     return shown(PaymentForStaff.of(payment))
 
@@ -224,6 +227,6 @@ async def read_event(db: Db, event_id: UUID) -> WholeEvent:
 @own_key
 async def replay_event(request: Request, event_id: UUID) -> Response:
     """Reads a webhook once more, as if it had come now; what it had done already stays done."""
-    async with for_staff(request) as db:
+    async with by_person(request) as db:
         replayed = EventOut.of(await inbox.replay(db, event_id))
     return answer(replayed)

@@ -76,8 +76,8 @@ def desk(request: Request) -> Desk:
     return Desk(lambda: state.database.transaction(WORKER), state.providers)
 
 
-def for_staff(request: Request) -> AbstractAsyncContextManager[AsyncSession]:
-    """A transaction of the worker in which a member of staff moves money: it is their deed."""
+def by_person(request: Request) -> AbstractAsyncContextManager[AsyncSession]:
+    """A transaction of the worker in which a person decides something: it is their deed."""
     database: Database = request.app.state.database
     return database.transaction(WORKER, origin=request.state.origin)
 
@@ -231,7 +231,14 @@ async def complete(request: Request, actor: Annotated[Actor, WRITE], payment_id:
 @own_key
 async def cancel(request: Request, actor: Annotated[Actor, WRITE], payment_id: UUID) -> Response:
     """Gives up a payment that nobody has paid; one that was paid meanwhile is completed."""
-    return await after(request, actor, payment_id, asking.cancel)
+
+    async def give_up(desk: Desk, payment_id: UUID) -> None:
+        async with by_person(request) as db:
+            has_provider = await payments.give_up(db, payment_id)
+        if has_provider:
+            await asking.cancel(desk, payment_id)
+
+    return await after(request, actor, payment_id, give_up)
 
 
 async def after(
@@ -271,7 +278,7 @@ async def refund(
 ) -> Response:
     """Gives back a part, or all that is left: the way it came, or into the customer's wallet."""
     key, fingerprint = await key_of(request)
-    async with for_staff(request) as db:
+    async with by_person(request) as db:
         asked, replayed = await refunds.request(
             db,
             payment_id,

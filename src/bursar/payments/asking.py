@@ -44,18 +44,13 @@ class Desk:
 
 async def create(desk: Desk, payment_id: UUID) -> None:
     """Begins the payment at its provider, or finds out what has become of that."""
-    await ask(desk, payment_id, lambda provider, charge: provider.create(charge), begun=False)
+    await ask(desk, payment_id, lambda provider, charge: provider.create(charge))
 
 
 async def complete(desk: Desk, payment_id: UUID) -> None:
     """Takes what the customer has approved, and learns how the payment stands. Where no answer
     comes, the sweeper goes on."""
     await ask(desk, payment_id, lambda provider, charge: provider.complete(charge), begun=False)
-
-
-async def look(desk: Desk, payment_id: UUID) -> None:
-    """Learns how a payment stands that was not heard of for long."""
-    await ask(desk, payment_id, lambda provider, charge: provider.look(charge))
 
 
 async def learn(desk: Desk, payment_id: UUID) -> None:
@@ -71,28 +66,36 @@ async def learn(desk: Desk, payment_id: UUID) -> None:
 
 async def cancel(desk: Desk, payment_id: UUID) -> None:
     """Ends a payment that nobody has paid; if somebody has, it is completed."""
-    await ask(desk, payment_id, lambda provider, charge: provider.cancel(charge))
+
+    async def end(provider: Provider, charge: Charge) -> Answer:
+        return await provider.cancel(charge)
+
+    if not await ask(desk, payment_id, end):
+        await ask(desk, payment_id, end)
 
 
-async def ask(desk: Desk, payment_id: UUID, call: Call, *, begun: bool = True) -> None:
-    """One call. What the provider may not know yet is begun there first, whatever is asked."""
+async def ask(desk: Desk, payment_id: UUID, call: Call) -> bool:
+    """One call. What the provider may not know yet is begun there first, and False answered."""
     async with desk.transaction() as db:
-        payment = await claim(db, payment_id, begun=begun)
+        payment = await claim(db, payment_id)
         if payment is None:
-            return
+            return True
         charge = await charge_of(db, payment)
         provider = desk.providers.of(payment.provider)
-        unheard = payment.provider_state in (ProviderState.INTENDED, ProviderState.UNKNOWN)
+        is_known = payment.provider_state == ProviderState.WAITING or any(
+            name in charge.ids for name in settling.ORDERS
+        )
     try:
-        answer = await (provider.create(charge) if unheard else call(provider, charge))
+        answer = await (call(provider, charge) if is_known else provider.create(charge))
     except Unknown as why:
         log.warning("%s did not answer about the payment %s: %s", provider.name, payment_id, why)
-        return
+        return True
     async with desk.transaction() as db:
         await settling.hear(db, payment_id, answer)
+    return is_known
 
 
-async def claim(db: AsyncSession, payment_id: UUID, *, begun: bool) -> Payment | None:
+async def claim(db: AsyncSession, payment_id: UUID) -> Payment | None:
     """Writes down that we ask; None where nothing can be asked any more.
 
     What is answered is the payment as it was before, so that it shows whether it is known there.
@@ -101,14 +104,11 @@ async def claim(db: AsyncSession, payment_id: UUID, *, begun: bool) -> Payment |
     payment: Payment | None = await db.scalar(query.execution_options(populate_existing=True))
     if payment is None or payment.status != Status.PENDING or payment.provider == MANUAL:
         return None
-    if begun and payment.provider_state == ProviderState.WAITING:
-        asked: dict[str, Any] = {"asked_at": func.now()}
-    else:
-        asked = {
-            "asked_at": func.now(),
-            "attempts": Payment.attempts + 1,
-            "provider_state": ProviderState.UNKNOWN,
-        }
+    asked = {
+        "asked_at": func.now(),
+        "attempts": Payment.attempts + 1,
+        "provider_state": ProviderState.UNKNOWN,
+    }
     row = update(Payment).where(Payment.id == payment_id).values(**asked)
     await db.execute(row.execution_options(synchronize_session=False))
     return payment

@@ -99,7 +99,8 @@ create or replace trigger keep_change after insert or update on payments
   for each row execute function keep_payment_change();
 call write_once('payment_audits');
 
--- The summary: sixteen rows of each kind, so that payments settled at once do not queue at one.
+-- The summary: sixteen rows of each kind, so that payments settled at once do not queue at one. They
+-- are locked in the order in which statuses go forward, so that nobody waits in a circle.
 create or replace function add_up_payments() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
@@ -112,7 +113,7 @@ begin
   ) as step
   group by payment_method, status, currency
   having sum(n) <> 0 or sum(n * amount) <> 0
-  order by payment_method, status, currency
+  order by payment_method, payment_rank(status), currency
   on conflict (payment_method, status, currency, shard) do update
     set payments = total.payments + excluded.payments, amount = total.amount + excluded.amount;
   return null;
@@ -124,7 +125,7 @@ begin
   select payment_method, status, currency, pg_backend_pid() % 16, count(*), sum(amount)
   from changed
   group by payment_method, status, currency
-  order by payment_method, status, currency
+  order by payment_method, payment_rank(status), currency
   on conflict (payment_method, status, currency, shard) do update
     set payments = total.payments + excluded.payments, amount = total.amount + excluded.amount;
   return null;
@@ -172,14 +173,17 @@ begin
     is distinct from (new.payment_id, new.amount, new.destination, new.created_at)
     or (new.status <> old.status
       and (old.status, new.status) not in
-        (('pending', 'completed'), ('pending', 'failed'), ('completed', 'returned')))
+        (('pending', 'completed'), ('pending', 'failed'), ('completed', 'returned'),
+          ('failed', 'returned')))
   then
     raise exception 'a refund only goes forward' using errcode = 'integrity_constraint_violation';
   elsif old.status = 'pending' and new.status <> 'pending' then
     pending := -new.amount;
     done := case when new.status = 'completed' then new.amount else 0 end;
+  elsif old.status = 'failed' and new.status = 'returned' then
+    done := new.amount;  -- it had been done before it failed, and that was told last
   end if;
-  if pending <> 0 then
+  if pending <> 0 or done <> 0 then
     update payments set refund_pending = refund_pending + pending, refunded = refunded + done,
       change_reason = coalesce('refund: ' || new.reason, 'refund'),
       changed_by = new.requested_by, change_data = jsonb_build_object('refund_id', new.id)
@@ -256,11 +260,8 @@ call lock_down('refunds');
 grant select on refunds to app_user, staff_user, worker_user;
 create policy own on refunds for select to app_user
   using (payment_id in (select id from payments));
-grant insert (payment_id, amount, destination, reason, requested_by, idempotency_key, fingerprint)
-  on refunds to staff_user;
-create policy staff on refunds to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy staff on refunds for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 grant insert, update on refunds to worker_user;
 create policy worker on refunds to worker_user using (true) with check (true);
 
@@ -301,8 +302,9 @@ create policy worker on provider_customers to worker_user using (true) with chec
 
 call lock_down('payment_totals');
 grant select on payment_totals to staff_user, worker_user, analytics_user;
-create policy everybody on payment_totals for select
-  to staff_user, worker_user, analytics_user using (true);
+create policy staff on payment_totals for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy everybody on payment_totals for select to worker_user, analytics_user using (true);
 -- The view asks for both tables whoever looks; a customer's role sees no row of the totals.
 grant select on payment_totals to app_user;
 grant select (payment_method, status, currency, amount) on payments to analytics_user;

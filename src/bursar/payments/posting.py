@@ -21,7 +21,7 @@ from bursar.wallets.models import Account
 
 SCOPE = "payments"
 TRIES = 3  # of a wallet whose balance changes between our look and our move
-WALLET_SHUT = (ledger.AccountClosed, ledger.UnknownAccount)
+WALLET_SHUT = (ledger.AccountClosed, ledger.UnknownAccount, ledger.BalanceTooLarge)
 WALLET_SHORT = (ledger.InsufficientFunds, ledger.AccountFrozen)
 
 
@@ -139,20 +139,38 @@ async def send_away(db: AsyncSession, payment: Payment, refund: Refund) -> None:
 
 async def bring_back(db: AsyncSession, payment: Payment, refund: Refund, *, was_done: bool) -> None:
     """The provider could not give it back, or the customer's bank has returned it."""
-    whole = await minor(db, refund.amount, payment.currency)
-    debit = "clearing" if was_done else "refunds"
-    key = f"refund:{refund.id}:{'returned' if was_done else 'failed'}"
+    debit, name = ("clearing", "returned") if was_done else ("refunds", "failed")
+    await put(db, payment, refund, debit, home_of(payment, was_done=was_done), name)
+
+
+async def hand_over(db: AsyncSession, payment: Payment, refund: Refund) -> None:
+    """It was taken for one that failed, and had been done before: what the company has kept of it
+    is the customer's."""
+    kept, home = home_of(payment, was_done=False), home_of(payment, was_done=True)
+    if kept != home:
+        await put(db, payment, refund, kept, home, "returned")
+
+
+def home_of(payment: Payment, *, was_done: bool) -> str:
+    """Whose the money is that could not go back: once it was on its way, the customer's."""
     owner = wallet_of(payment)
-    if was_done and owner is None and payment.user_id is not None:
-        owner = ledger.user(payment.user_id)  # it was on its way to them: it is theirs
-    credit = owner or (earned(payment) if not was_done else "suspense")
+    if owner is None and was_done:
+        owner = ledger.user(payment.user_id) if payment.user_id else "suspense"
+    return owner or earned(payment)
+
+
+async def put(
+    db: AsyncSession, payment: Payment, refund: Refund, debit: str, credit: str, name: str
+) -> None:
+    whole = await minor(db, refund.amount, payment.currency)
+    key = f"refund:{refund.id}:{name}"
     try:
-        await wallets.post(
-            db, asked(db, key, moving(refund, debit, credit, whole, payment.currency))
-        )
-    except WALLET_SHUT:
-        leg = moving(refund, debit, "suspense", whole, payment.currency)
+        leg = moving(refund, debit, credit, whole, payment.currency)
         await wallets.post(db, asked(db, key, leg))
+    except WALLET_SHUT:
+        if debit != "suspense":
+            leg = moving(refund, debit, "suspense", whole, payment.currency)
+            await wallets.post(db, asked(db, key, leg))
 
 
 async def take_for_refund(db: AsyncSession, payment: Payment, refund: Refund) -> None:

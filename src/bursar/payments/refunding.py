@@ -23,11 +23,25 @@ async def apply(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:
     if refund.status in (RefundStatus.COMPLETED, RefundStatus.RETURNED):
         return Applied(KNOWN)
     if refund.status == RefundStatus.FAILED:
-        return Applied(DIFFERS, reason="a refund that had failed is said to be done")
+        return await done_before_it_failed(db, payment, refund, fact)
     if fact.amount is not None and fact.amount != refund.amount:
         return Applied(DIFFERS, reason=f"{fact.amount} went back, {refund.amount} was asked for")
     await posting.send_away(db, payment, refund)
     await end(db, payment, refund, RefundStatus.COMPLETED, fact)
+    return Applied(DONE)
+
+
+async def done_before_it_failed(
+    db: AsyncSession, payment: Payment, refund: Refund, fact: Fact
+) -> Applied:
+    """Told backwards: it was done, and then sent back. What the provider had refused to begin
+    cannot be done, and staff look at that."""
+    if refund.provider_refund_id != fact.object_id:
+        return Applied(DIFFERS, reason="a refund that had failed is said to be done")
+    if refund.amount > payment.refundable:
+        return await no_room(db, payment, refund.amount)
+    await posting.hand_over(db, payment, refund)
+    await end(db, payment, refund, RefundStatus.RETURNED, fact)
     return Applied(DONE)
 
 
@@ -47,13 +61,30 @@ async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Appl
         return Applied(NOT_HERE, reason="the refund is not here")
     if not payment.captured:
         return Applied(NOT_HERE, reason="the payment is not known to be captured yet")
+    if await is_one_unanswered(db, payment):
+        return Applied(NOT_HERE, reason="it may be a refund of ours that is not answered yet")
     amount = fact.amount or Decimal(0)
-    if not 0 < amount <= payment.refundable or fact.currency not in (None, payment.currency):
-        return Applied(
-            DIFFERS, reason=f"{amount} {fact.currency} went back, {payment.refundable} was left"
-        )
+    if amount <= 0 or fact.currency not in (None, payment.currency):
+        return Applied(DIFFERS, reason=f"{amount} {fact.currency} is said to have gone back")
+    if amount > payment.refundable:
+        return await no_room(db, payment, amount)
     await record_gone(db, payment, amount, fact)
     return Applied(DONE)
+
+
+async def no_room(db: AsyncSession, payment: Payment, amount: Decimal) -> Applied:
+    """More than is left went back. What is undecided may leave room for it; else staff look."""
+    undecided = payment.disputed or await is_one_unanswered(db, payment)
+    reason = f"{amount} went back, {payment.refundable} {payment.currency} was left"
+    return Applied(NOT_HERE if undecided else DIFFERS, reason=reason)
+
+
+async def is_one_unanswered(db: AsyncSession, payment: Payment) -> bool:
+    """We have asked, and do not know the provider's name for it yet."""
+    query = select(Refund.id).filter_by(
+        payment_id=payment.id, status=RefundStatus.PENDING, provider_refund_id=None
+    )
+    return await db.scalar(query.limit(1)) is not None
 
 
 async def record_gone(db: AsyncSession, payment: Payment, amount: Decimal, fact: Fact) -> Refund:

@@ -19,7 +19,7 @@ from bursar.audit import service as audit
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.idempotency import KeyInFlight, KeyReused
 from bursar.payments import currencies, purposes, queries, refunding, settling
-from bursar.payments.applied import DIFFERS
+from bursar.payments.applied import DIFFERS, KNOWN
 from bursar.payments.models import Method, Payment, PaymentMethod, ProviderState, Status
 from bursar.payments.providers import Fact, What
 from bursar.payments.providers.registry import MANUAL, Providers
@@ -179,6 +179,9 @@ async def confirm(
                 {"pointer": "/amount", "detail": "More than was asked for.", "code": "differs"}
             ],
         )
+    if applied.what == KNOWN:
+        audit.nothing_changed(db)
+        return payment
     after = {"amount": received, "reason": said}
     await audit.record(db, "payments.confirmed", "payment", payment.id, after=after)
     return payment
@@ -201,6 +204,19 @@ async def bounce(db: AsyncSession, payment_id: UUID, *, reason: str) -> Payment:
     await db.refresh(payment)
     await audit.record(db, "payments.bounced", "payment", payment.id, after={"reason": reason})
     return payment
+
+
+async def give_up(db: AsyncSession, payment_id: UUID) -> bool:
+    """Somebody does not want to pay any more. Whether its provider is to be told; cash, a check and
+    a transfer have none."""
+    payment = await queries.payment(db, payment_id, lock=True)
+    if payment.status != Status.PENDING:
+        audit.nothing_changed(db)
+        return False
+    if is_by_hand := payment.provider == MANUAL:
+        await settling.apply(db, told(payment, What.CANCELLED, str(payment.id), None, "given up"))
+    await audit.record(db, "payments.given_up", "payment", payment.id)
+    return not is_by_hand
 
 
 async def by_hand(db: AsyncSession, payment_id: UUID) -> Payment:

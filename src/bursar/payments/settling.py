@@ -35,6 +35,8 @@ REFERENCES = {
     "paypal_payment_id": Payment.paypal_payment_id,
 }
 FILLED = (*REFERENCES, "stripe_customer_id", "paypal_payer_id")
+ORDERS = ("stripe_payment_intent_id", "paypal_order_id")  # one for each payment, for ever
+TAKINGS = ("stripe_charge_id", "paypal_payment_id")  # one for each attempt; the one that took stays
 
 
 async def apply(db: AsyncSession, fact: Fact) -> Applied:
@@ -42,6 +44,8 @@ async def apply(db: AsyncSession, fact: Fact) -> Applied:
     payment = await find(db, fact.provider, fact.payment)
     if payment is None:
         return Applied(NOT_HERE, reason="the payment is not here")
+    if other := another_order(payment, fact):
+        return other
     fill_in(payment, fact.ids)
     match fact.what:
         case What.APPROVED:
@@ -83,6 +87,18 @@ def uuid(text: str | None) -> UUID | None:
         return None
 
 
+def another_order(payment: Payment, fact: Fact) -> Applied | None:
+    """A second order that was made for the same payment: money that came by it is for staff to
+    send back, and what else becomes of it is nothing to the payment."""
+    for name in ORDERS:
+        told, ours = {**fact.payment, **fact.ids}.get(name), getattr(payment, name)
+        if told and ours and told != ours:
+            reason = f"it is about {told}, and the payment's own is {ours}"
+            is_nothing = fact.what in (What.DECLINED, What.CANCELLED)
+            return Applied(KNOWN if is_nothing else DIFFERS, payment.id, reason)
+    return None
+
+
 def fill_in(payment: Payment, ids: Mapping[str, str]) -> None:
     """The provider's names for it; the first one stays."""
     for name in FILLED:
@@ -106,13 +122,14 @@ def approved(payment: Payment) -> Applied:
 async def captured(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:
     if payment.captured:
         return await fee_told_late(db, payment, fact)
-    amount = fact.amount or payment.amount
-    if (fact.currency or payment.currency) != payment.currency or amount > payment.amount:
-        return Applied(
-            DIFFERS,
-            payment.id,
-            f"{amount} {fact.currency} came, {payment.amount} {payment.currency} was asked for",
-        )
+    amount = payment.amount if fact.amount is None else fact.amount
+    currency = fact.currency or payment.currency
+    if currency != payment.currency or not 0 < amount <= payment.amount:
+        came = f"{amount} {currency} came, {payment.amount} {payment.currency} was asked for"
+        payment.failure_code, payment.failure_reason = DIFFERS, came  # for staff to see
+        return Applied(DIFFERS, payment.id, came)
+    for name in TAKINGS:
+        setattr(payment, name, fact.ids.get(name) or getattr(payment, name))
     key = f"{fact.provider}:{fact.object_id}"
     payment.unclaimed = not await posting.receive(db, payment, amount, fact.fee, key)
     payment.captured, payment.fee = amount, fact.fee or payment.fee
@@ -143,7 +160,10 @@ def declined(payment: Payment, fact: Fact) -> Applied:
     """One attempt; the payment stays open, for the customer may try another way."""
     if payment.captured or payment.status == Status.FAILED:
         return Applied(KNOWN)
-    payment.failure_code, payment.failure_reason = fact.code, (fact.reason or "")[:1000] or None
+    told = fact.code, (fact.reason or "")[:1000] or None
+    if (payment.failure_code, payment.failure_reason) == told:
+        return Applied(KNOWN)
+    payment.failure_code, payment.failure_reason = told
     return Applied(DONE)
 
 
@@ -208,6 +228,7 @@ async def hear(db: AsyncSession, payment_id: UUID, answer: Answer) -> Payment:
         payment.provider_state = answer.state
         payment.next_action = dict(answer.next_action) if answer.next_action else None
         payment.failure_code, payment.failure_reason = answer.code, answer.reason
+        payment.attempts = 1  # it was heard of: the next doubt is asked about at once again
     await db.flush()
     for fact in answer.facts:
         await apply(db, fact)

@@ -1,10 +1,11 @@
 """What payments do by themselves: ask again where nobody knows, look after what waits for long."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import events, jobs
@@ -32,15 +33,17 @@ DUE = text("""
 @jobs.cron("* * * * *", "payments.sweep")
 async def sweep(db: AsyncSession, _: dict[str, Any]) -> None:
     """Looks once a minute whether there is something to ask providers again."""
-    if await due_payments(db, 1) or await due_refunds(db, 1):
+    known = providers(db.info["settings"]).known
+    if await due_payments(db, known, 1) or await due_refunds(db, known, 1):
         await jobs.enqueue(db, ask_again, unique_key="one at a time")
 
 
-async def due_payments(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:
-    """Those whose end nobody knows, the longest unasked first."""
+async def due_payments(db: AsyncSession, known: Collection[str], most: int = AT_ONCE) -> list[UUID]:
+    """Those whose end nobody knows, the longest unasked first; of providers that are set up, so
+    that what cannot be asked keeps nobody else waiting."""
     query = select(Payment.id).where(
         Payment.status == Status.PENDING,
-        Payment.provider != MANUAL,
+        Payment.provider.in_(known),
         Payment.provider_state.in_(UNHEARD),
         DUE,
     )
@@ -48,12 +51,18 @@ async def due_payments(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:
     return list(await db.scalars(query))
 
 
-async def due_refunds(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:
-    query = select(Refund.id).where(
-        Refund.status == RefundStatus.PENDING, Refund.provider_state.in_(UNHEARD), DUE
-    )
+async def due_refunds(db: AsyncSession, known: Collection[str], most: int = AT_ONCE) -> list[UUID]:
+    query = asked_of(known).where(Refund.provider_state.in_(UNHEARD), DUE)
     query = query.order_by(Refund.asked_at.nulls_first(), Refund.id).limit(most)
     return list(await db.scalars(query))
+
+
+def asked_of(known: Collection[str]) -> Select[UUID]:
+    """Pending refunds that a provider which is set up can be asked about."""
+    payments = select(Payment.id).where(
+        Payment.id == Refund.payment_id, Payment.provider.in_(known)
+    )
+    return select(Refund.id).where(Refund.status == RefundStatus.PENDING, payments.exists())
 
 
 async def desk_of(run: Run) -> Desk:
@@ -66,9 +75,10 @@ async def ask_again(run: Run) -> None:
     """Asks providers again, by the same keys, where nobody knows how it ended."""
     desk = await desk_of(run)
     async with run.transaction() as db:
-        payments, refunds = await due_payments(db), await due_refunds(db)
+        known = desk.providers.known
+        payments, refunds = await due_payments(db, known), await due_refunds(db, known)
     for payment_id in payments:
-        await asking.create(desk, payment_id)
+        await asking.complete(desk, payment_id)
     for refund_id in refunds:
         await asking.give_back(desk, refund_id)
 
@@ -87,31 +97,32 @@ async def look_after(db: AsyncSession, _: dict[str, Any]) -> None:
 
 @jobs.steps("payments.look_at_waiting", added_by={Role.WORKER}, at_once=1, timeout_seconds=1800)
 async def look_at_waiting(run: Run) -> None:
-    """Gives up payments that were abandoned, and learns how refunds stand that wait for a day."""
+    """Learns how payments and refunds stand that wait for a day; gives up what was abandoned."""
     desk = await desk_of(run)
     async with run.transaction() as db:
-        abandoned, slow = await abandoned_payments(db), await slow_refunds(db)
-    for payment_id in abandoned:
-        await asking.cancel(desk, payment_id)
-    for refund_id in slow:
+        known = desk.providers.known
+        payments, refunds = await slow_payments(db, known), await slow_refunds(db, known)
+    for payment_id, is_abandoned in payments:
+        await (asking.cancel if is_abandoned else asking.complete)(desk, payment_id)
+    for refund_id in refunds:
         await asking.give_back(desk, refund_id)
 
 
-async def abandoned_payments(db: AsyncSession) -> list[UUID]:
+async def slow_payments(db: AsyncSession, known: Collection[str]) -> list[tuple[UUID, bool]]:
+    """And whether they are given up now; should the money come after all, it still counts."""
     hours: int = await system.value(db, ABANDONED_HOURS)
-    query = select(Payment.id).where(
+    query = select(Payment.id, Payment.created_at < func.now() - timedelta(hours=hours)).where(
         Payment.status == Status.PENDING,
-        Payment.provider != MANUAL,
+        Payment.provider.in_(known),
         Payment.provider_state == ProviderState.WAITING,
-        Payment.created_at < func.now() - timedelta(hours=hours),
         Payment.asked_at < func.now() - LOOKED_AFTER,
     )
-    return list(await db.scalars(query.order_by(Payment.asked_at).limit(AT_ONCE)))
+    rows = await db.execute(query.order_by(Payment.asked_at).limit(AT_ONCE))
+    return [(payment_id, is_abandoned) for payment_id, is_abandoned in rows]
 
 
-async def slow_refunds(db: AsyncSession) -> list[UUID]:
-    query = select(Refund.id).where(
-        Refund.status == RefundStatus.PENDING,
+async def slow_refunds(db: AsyncSession, known: Collection[str]) -> list[UUID]:
+    query = asked_of(known).where(
         Refund.provider_state == ProviderState.WAITING,
         Refund.asked_at < func.now() - LOOKED_AFTER,
     )
