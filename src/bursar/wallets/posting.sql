@@ -18,7 +18,7 @@ language sql immutable parallel safe
 return case
   when strpos(party, '-') = 0
     then party || '#' || case when strpos(other, '-') > 0
-      then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0) else 0 end
+      then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0)::text else '0' end
   else party
 end;
 
