@@ -140,6 +140,7 @@ WHO = {"nobody": None, "customer": CARL, **ROLES}
 SIMILAR = {*ROLES} - {"owner"}
 
 
+@pytest.mark.timeout(600)  # a minute's work, which a busy machine makes several of
 @pytest.mark.parametrize("who", WHO)
 async def test_bursar_keeps_to_its_document(live_db: Live, tmp_path: Path, who: str) -> None:
     """Schemathesis with all its checks: no 5xx, nothing undocumented.
