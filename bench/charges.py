@@ -1,9 +1,10 @@
 """Charges per second: 512 callers at the till of one process, beside pgbench without any till.
 
 Both stand on the same PostgreSQL, with fsync, and take turns. The till does all that Bursar does:
-two sides, a key for ever, the chain's triggers, the audit trail. The peer calls one procedure per
+two sides, a key for ever, the chain's triggers, the audit trail. The peer calls one procedure for a
 charge that locks the balance, looks at it, lowers it and writes a row (bench/peers/procedure.sql).
-One wallet that everybody charges, and ten thousand of which each charge takes any.
+One wallet that everybody charges, and ten thousand of which each charge takes any. The floor is
+what the bare rows cost PostgreSQL on this machine (bench/floor.py): more no ledger could get.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from bench import books, ground, harness, procedure
+from bench import books, floor, ground, harness, procedure
 from bench.books import CROWD, CROWD_SIZE, HOT, Charges
 from bench.harness import Claim, Contender, Figure, Plan, Report
 from bench.load import Outcome
@@ -27,6 +28,7 @@ CALLERS = 512
 WARM_UP_SECONDS = 2.0
 TILL_HOT, DIRECT_HOT = "till, one wallet", "pgbench, one wallet"
 TILL_MANY, DIRECT_MANY = "till, 10,000 wallets", "pgbench, 10,000 wallets"
+FLOOR_HOT, FLOOR_MANY = "floor, one wallet", "floor, 10,000 wallets"
 SLOWEST_HOT = "till, one wallet, p99"
 CLAIMS = (
     Claim(TILL_HOT, 20, at_least=True, peer=DIRECT_HOT),
@@ -49,8 +51,10 @@ def run(plan: Plan) -> Report:
             [
                 Contender(TILL_HOT, hot.what, partial(hot.measure, plan.seconds)),
                 direct(DIRECT_HOT, address, 1, plan.seconds),
+                bare(FLOOR_HOT, address, plan.seconds, one_wallet=True),
                 Contender(TILL_MANY, many.what, partial(many.measure, plan.seconds)),
                 direct(DIRECT_MANY, address, CROWD_SIZE, plan.seconds),
+                bare(FLOOR_MANY, address, plan.seconds, one_wallet=False),
             ],
             CLAIMS,
             plan.rounds,
@@ -66,12 +70,18 @@ def bank() -> Iterator[Address]:
         with Embedded(folder / "data", say=lambda _: None) as server:
             asyncio.run(books.make(server.url("postgres"), Charges()))
             asyncio.run(procedure.install(server.url()))
+            asyncio.run(floor.install(server.url()))
             yield server.address
 
 
 def direct(name: str, address: Address, wallets: int, seconds: float) -> Contender:
     what = f"one procedure call per charge, {procedure.CLIENTS} clients"
     return Contender(name, what, partial(procedure.charge, address, wallets, seconds))
+
+
+def bare(name: str, address: Address, seconds: float, *, one_wallet: bool) -> Contender:
+    what = "the rows alone, made where they are written"
+    return Contender(name, what, partial(floor.charge, address, seconds, one_wallet=one_wallet))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from bursar.core.embedded import Embedded
 from bursar.core.migrate import migrate, rights_and_limits
 from bursar.core.settings import Settings
+from tests.programs import roomy_folder
 
 EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
 ADMIN = "BURSAR_TEST_ADMIN_URL"  # the same, told to the workers of this run
@@ -35,7 +36,7 @@ def test_settings(**given: Any) -> Settings:
 
 def new_folder() -> Path:
     """Short, and open to the ordinary user that PostgreSQL runs as where the tests run as root."""
-    folder = Path(mkdtemp(prefix="bursar-t"))
+    folder = Path(mkdtemp(prefix="bursar-t", dir=roomy_folder()))
     folder.chmod(0o711)
     atexit.register(rmtree, folder, ignore_errors=True)
     return folder

@@ -229,6 +229,16 @@ async def test_every_body_that_is_none(scene: Scene, route: str) -> None:
     assert (too_large.status_code, too_large.json()["code"]) == (413, "body.too_large")
 
 
+@pytest.mark.parametrize("route", [route for route in WITH_BODY if STATED[route] != EVERYBODY])
+async def test_a_strangers_body_is_nothing_to_us(scene: Scene, route: str) -> None:
+    """Who may not is told so before what they sent is looked at."""
+    method, path = route.split()[0], scene.path(route, None, absent=True)
+    headers = {"Content-Type": "application/json"}
+    for what, body in BODIES_THAT_ARE_NONE.items():
+        answer = await scene.api.request(method, path, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "auth.sign_in_needed"), what
+
+
 @pytest.mark.parametrize("route", WITH_BODY)
 async def test_a_field_that_is_sent_twice(scene: Scene, route: str) -> None:
     """One of the two counts, always the last, so nothing that was checked is not what is used."""

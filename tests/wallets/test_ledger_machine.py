@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -219,7 +219,30 @@ class LedgerMachine(RuleBasedStateMachine):
         for hold in self.oracle.holds.values():
             if hold.id in held:
                 assert held[hold.id] == (hold.amount, hold.captured, hold.state)
+        for user_id in self.users:
+            await self.look_back(self.oracle.accounts[f"user:{user_id}", "USD"])
         await self.books.check()
+
+    async def look_back(self, wallet: Account) -> None:
+        """A statement is the oracle's moves in their order, and at each moment there was what they
+        add up to by then."""
+        query = """
+            select id, seq, amount, balance, posted_at,
+              balance_at($1, posted_at) as at_once, balance_at($1, posted_at, true) as effective,
+              balance_at($1, posted_at - interval '1 microsecond') as before
+            from wallet_entries($1, most => 1000) order by seq"""
+        rows = await self.books.fetch(query, wallet.id)
+        moves = [m for m in self.oracle.moves.values() if wallet in (m.debit, m.credit)]
+        signed = [move.amount if wallet is move.credit else -move.amount for move in moves]
+        balances = [*accumulate(signed)]
+        assert [tuple(row)[:4] for row in rows] == [
+            (UUID(move.id), n + 1, signed[n], balances[n]) for n, move in enumerate(moves)
+        ]
+        last = {row["posted_at"]: row["balance"] for row in rows}
+        earlier = dict(zip(last, [0, *last.values()], strict=False))
+        for row in rows:
+            assert row["at_once"] == row["effective"] == last[row["posted_at"]]
+            assert row["before"] == earlier[row["posted_at"]]
 
 
 def picked(known: dict[str, Any], place: int) -> str:

@@ -1,6 +1,6 @@
 """Amounts: whole numbers of the smallest unit inside, exact decimals at the edge, no floats."""
 
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -9,6 +9,7 @@ from bursar.core.errors import BursarError
 
 MOST_MINOR = 2**63 - 1  # what a BIGINT holds
 DIGITS = 60  # of the arithmetic: far more than any amount has, so nothing is ever rounded
+EXACT = Context(prec=DIGITS)
 
 
 def no_bool(value: Any) -> Any:
@@ -81,12 +82,10 @@ def exactly(amount: Decimal, scale: int) -> int | None:
     """In the smallest unit; None where that would have to be rounded."""
     if len(amount.as_tuple().digits) > DIGITS or amount.adjusted() < -DIGITS:
         return None
-    with localcontext(prec=DIGITS):
-        scaled = amount.scaleb(scale)
-        return int(scaled) if scaled == scaled.to_integral_value() else None
+    scaled = EXACT.scaleb(amount, scale)
+    return int(scaled) if scaled == scaled.to_integral_value(context=EXACT) else None
 
 
 def decimal(amount: int, scale: int) -> Decimal:
     """The exact amount with all the digits of its asset: 1500000 of scale 6 is 1.500000."""
-    with localcontext(prec=DIGITS):
-        return Decimal(amount).scaleb(-scale)
+    return EXACT.scaleb(amount, -scale)

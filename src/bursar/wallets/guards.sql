@@ -54,10 +54,10 @@ begin
         where before.balance + delta = after and before.posted_at <= chain.posted_at
       )
     end
-    or (newest and not exists (
-      select from accounts
-      where id = account and accounts.seq = chain.seq and accounts.posted = chain.after
-    ));
+    or (newest and (  -- one row, looked up by its id; `exists` would hash the whole table
+      select accounts.seq = chain.seq and accounts.posted = chain.after
+      from accounts where id = account
+    ) is not true);
   if wrong is not null then
     raise exception 'transfers do not continue the chain of account %', wrong
       using errcode = 'integrity_constraint_violation';

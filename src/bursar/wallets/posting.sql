@@ -18,7 +18,7 @@ language sql immutable parallel safe
 return case
   when strpos(party, '-') = 0
     then party || '#' || case when strpos(other, '-') > 0
-      then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0) else 0 end
+      then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0)::text else '0' end
   else party
 end;
 
@@ -445,8 +445,8 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   select record_audit(
     event, 'operation', min(operation), null,
     case
-      when count(*) = 1 and max(octet_length(legs::text)) < 16384
-        then json_build_object('legs', (array_agg(legs))[1])
+      when count(*) = 1 and octet_length((requests -> min(place) -> 'legs')::text) < 16384
+        then json_build_object('legs', requests -> min(place) -> 'legs')
       else json_build_object('operations', count(*), 'last', max(operation))
     end,
     actor ->> 'kind', (actor ->> 'id')::uuid, (actor ->> 'on_behalf_of')::uuid,
@@ -454,7 +454,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   from (
     select coalesce(request ->> 'event', 'wallets.posted') as event,
       (request -> 'actor') - 'request_id' as actor, request -> 'actor' ->> 'request_id' as request_id,
-      outcomes[op] ->> 'operation_id' as operation, request -> 'legs' as legs
+      outcomes[op] ->> 'operation_id' as operation, op::integer - 1 as place
     from jsonb_array_elements(requests) with ordinality as r (request, op)
     where request -> 'actor' ->> 'kind' in ('customer', 'staff', 'key')
       and outcomes[op] ? 'operation_id' and not outcomes[op] ? 'replayed'

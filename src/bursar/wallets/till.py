@@ -199,7 +199,8 @@ def body(request: Request) -> bytes:
         text = orjson.dumps(request.document(), default=as_number)
     except TypeError:  # a whole number beyond 64 bits, half a character
         text = None
-    if text is None or NUL.search(text):  # stored nowhere: refused before it spoils a batch
+    # What can be stored nowhere is refused before it spoils a batch; few texts have to be searched.
+    if text is None or (b"\\u0000" in text and NUL.search(text)):
         raise InvalidInput("A value is out of range or has characters that cannot be stored.")
     return text
 

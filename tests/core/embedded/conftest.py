@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.programs import CLOSED, closed_to_others
+from tests.programs import CLOSED, closed_to_others, roomy_folder
 
 from bursar.core.embedded import program
 
@@ -25,8 +25,6 @@ PROGRAM = Path(__file__).parent / "program.py"
 SOURCE = Path(__file__).parents[3] / "src"
 IS_ROOT = os.geteuid() == 0
 WAIT_SECONDS = 30.0
-MEMORY = Path("/dev/shm")  # a hundred clusters are copied; on a disk that is most of the time
-ENOUGH_BYTES = 2 * 2**30
 
 
 def eventually(check: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
@@ -36,12 +34,6 @@ def eventually(check: Callable[[], Any], what: str, seconds: float = WAIT_SECOND
         assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
         time.sleep(0.01)
     return answer
-
-
-def roomy_folder() -> Path:
-    """Where data folders are kept for tests: in memory where there is enough."""
-    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
-    return MEMORY if usable and shutil.disk_usage(MEMORY).free > ENOUGH_BYTES else Path("/tmp")
 
 
 @dataclass(frozen=True)
