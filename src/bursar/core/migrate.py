@@ -46,6 +46,7 @@ SQL_FILES = (  # lower domains first
     "wallets/database.sql",
     "rewards/database.sql",
     "payments/database.sql",
+    "payments/around.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -7,6 +7,7 @@ from bursar.audit import models as audit
 from bursar.auth import models as auth
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
+from bursar.payments import around_models as around_payments
 from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
@@ -22,6 +23,7 @@ DOMAINS = (
     wallets,
     rewards,
     payments,
+    around_payments,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
