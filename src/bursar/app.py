@@ -37,7 +37,13 @@ from bursar.core.seal import Seal
 from bursar.core.settings import Settings
 from bursar.payments import admin as payments_admin
 from bursar.payments import api as payments_api
-from bursar.payments import demo_page
+from bursar.payments import (
+    bank_admin,
+    demo_page,
+    methods_api,
+    receipts_api,
+    reconciliation_admin,
+)
 from bursar.payments import webhooks as payments_webhooks
 from bursar.payments.providers import registry
 from bursar.rewards import admin as rewards_admin
@@ -56,6 +62,8 @@ CUSTOMER_ROUTERS = (
     rewards_api.router,
     payments_webhooks.router,
     payments_api.router,
+    receipts_api.router,
+    methods_api.router,
 )
 STAFF_ROUTERS = (
     staff_door.router,
@@ -66,6 +74,10 @@ STAFF_ROUTERS = (
     wallets_admin.router,
     rewards_admin.router,
     payments_admin.router,
+    receipts_api.staff_router,
+    methods_api.staff_router,
+    reconciliation_admin.router,
+    bank_admin.router,
     system_admin.router,
 )
 
@@ -143,6 +155,7 @@ def install_routes(app: FastAPI) -> None:
     app.include_router(pages.router)
     app.include_router(first_run.router)
     app.include_router(demo_page.router)
+    app.include_router(receipts_api.page_router)
     for router in CUSTOMER_ROUTERS:
         app.include_router(router, prefix="/api/v1")
     for router in STAFF_ROUTERS:
