@@ -18,6 +18,7 @@ class Permission(StrEnum):
     PAYMENTS_READ = "payments.read"
     PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
     PAYMENTS_REFUND = "payments.refund"
+    PAYMENTS_RECONCILE = "payments.reconcile"  # close differences, read in bank statements
     REWARDS_WRITE = "rewards.write"
     SETTINGS_READ = "settings.read"
     SETTINGS_WRITE = "settings.write"

@@ -1,4 +1,4 @@
-"""A wallet that falls below its owner's threshold is filled from a saved method: never twice at once.
+"""A wallet below its owner's threshold is filled from a saved method: never twice at once.
 
 What counts is what a wallet has now, not each entry that brought it there. So nobody follows
 entries: once a minute one statement looks at the wallets of those who have a top-up set, by the
@@ -231,7 +231,7 @@ async def look_at_wallets(db: AsyncSession, _: dict[str, Any]) -> None:
 
 @jobs.steps("payments.fill_wallets", added_by={Role.WORKER}, at_once=1)
 async def fill_wallets(run: Run) -> None:
-    """Fills wallets that are below their threshold, and gives up attempts that wait for somebody."""
+    """Fills wallets below their threshold, and gives up attempts that wait for somebody."""
     async with run.transaction() as db:
         desk = Desk(run.transaction, providers(db.info["settings"]))
     for _ in range(MOST_TURNS):

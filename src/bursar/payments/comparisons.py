@@ -31,7 +31,8 @@ where run.id = line.read_id and run.id <> :run and run.finished_at is not null
 """)
 FORGET_BROKEN_OFF = text("""
 delete from provider_bookings as line using reconciliations as run
-where run.id = line.read_id and run.finished_at is null and run.started_at < now() - interval '1 day'
+where run.id = line.read_id and run.finished_at is null
+  and run.started_at < now() - interval '1 day'
 """)
 
 # All lines that stand, of complete readings; what belongs together is added up: a refund that came
@@ -101,7 +102,7 @@ from beside cross join lateral (
   union all select 'other_amount' where ours <> amount and currency = our_currency
   union all select 'other_fee' where ours is not null and fee <> our_fee
 ) as difference
-"""
+"""  # noqa: S608 - its own text
 
 BY_US = f"""
 with {STANDING}, ours as (
@@ -117,7 +118,8 @@ with {STANDING}, ours as (
   where refunds.status = 'completed' and destination = 'provider'
     and settled_at >= :since and settled_at < :until
   union all
-  select provider, 'disputed', provider_dispute_id, payment_id, disputes.amount, currency, opened_at
+  select provider, 'disputed', provider_dispute_id, payment_id, disputes.amount, currency,
+    opened_at
   from disputes join payments on payments.id = payment_id
   where opened_at >= :since and opened_at < :until
 )
@@ -129,7 +131,7 @@ where provider = any (cast(:read as varchar[])) and not exists (
   where standing.provider = ours.provider and standing.family = ours.family
     and case ours.family when 'captured' then standing.payment_id = ours.payment_id
       else standing.object_id = ours.subject end)
-"""
+"""  # noqa: S608 - its own text
 
 # The ledger's own entries in the period, by the key of their fact, beside what the fact says.
 BY_LEDGER = """
@@ -153,12 +155,12 @@ with entries as (
   from entries group by key, created_at, asset
 ), beside as (
   select facts.*, payments.id as found_id, payments.provider, payments.currency, case
-      when key like '%:captured' then nullif(payments.captured, 0)
-      when key like '%:fee' then nullif(payments.fee, 0)
+      when key like '%\\:captured' then nullif(payments.captured, 0)
+      when key like '%\\:fee' then nullif(payments.fee, 0)
       when key like 'refund:%' then refunds.amount
       when key like 'dispute:%' then disputes.amount
     end as said,
-    key like '%:captured' or key like '%:fee' or key like 'dispute:%:opened'
+    key like '%\\:captured' or key like '%\\:fee' or key like 'dispute:%\\:opened'
       or key ~ '^refund:[^:]+$' as is_whole
   from facts
   left join payments on payments.id = facts.payment_id
@@ -176,7 +178,7 @@ where said is null or currency <> asset or (is_whole and amount is distinct from
 TO_LEDGER = """
 with ours as (
   select provider, id as payment_id, captured as amount, currency, payment_date as happened_at,
-    id::text as subject, ':captured' as what, array[
+    id::text as subject, '\\:captured' as what, array[
       provider || ':' || stripe_payment_intent_id, provider || ':' || stripe_charge_id,
       provider || ':' || paypal_payment_id, provider || ':' || paypal_order_id,
       provider || ':' || id, 'demo:demo_' || replace(id::text, '-', '')] as keys
@@ -187,8 +189,8 @@ with ours as (
     array(select key || what from unnest(keys) as key) as keys
   from ours
   union all
-  select ours.provider, payment_id, fee, ours.currency, happened_at, subject || ':fee',
-    array(select key || ':fee' from unnest(keys) as key)
+  select ours.provider, payment_id, fee, ours.currency, happened_at, subject || '\\:fee',
+    array(select key || '\\:fee' from unnest(keys) as key)
   from ours join payments on payments.id = payment_id where fee > 0
   union all
   select provider, payment_id, refunds.amount, currency, settled_at, 'refund:' || refunds.id,
@@ -198,7 +200,7 @@ with ours as (
     and settled_at >= :since and settled_at < :until
   union all
   select provider, payment_id, disputes.amount, currency, opened_at,
-    'dispute:' || provider_dispute_id, array['dispute:' || provider_dispute_id || ':opened']
+    'dispute:' || provider_dispute_id, array['dispute:' || provider_dispute_id || '\\:opened']
   from disputes join payments on payments.id = payment_id
   where opened_at >= :since and opened_at < :until
 )
@@ -213,7 +215,7 @@ where not exists (select from operations where scope = 'payments' and key = any 
 KEEP = """
 insert into reconciliation_differences as known (kind, provider, subject, payment_id, ours,
   our_currency, theirs, their_currency, happened_at, seen_by)
-select found.*, :run from ({found}) as found
+select found.*, cast(:run as uuid) from ({found}) as found
 on conflict (kind, provider, subject) do update set
   payment_id = excluded.payment_id, ours = excluded.ours, our_currency = excluded.our_currency,
   theirs = excluded.theirs, their_currency = excluded.their_currency,

@@ -31,7 +31,9 @@ from bursar.system.catalogue import COMPANY_NAME
 
 log = logging.getLogger(__name__)
 
-METHODS = Order({"created_at": PaymentMethod.created_at}, key=PaymentMethod.id, default="created_at")
+METHODS = Order(
+    {"created_at": PaymentMethod.created_at}, key=PaymentMethod.id, default="created_at"
+)
 AT_ONCE = 100
 MOST_ATTEMPTS = 100  # about four days; a token that no provider takes is let go of then
 

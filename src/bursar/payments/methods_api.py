@@ -49,9 +49,7 @@ async def list_methods(db: Db, me: Own, ask: Annotated[MethodsQuery, Query()]) -
     return MethodList.of(page, payment_methods=[MethodOut.of(row) for row in page.items])
 
 
-@router.put(
-    "/payment-methods/{method_id}/default", responses=documented(NotFound, UnknownMethod)
-)
+@router.put("/payment-methods/{method_id}/default", responses=documented(NotFound, UnknownMethod))
 async def make_default(db: Db, me: OwnInPerson, method_id: UUID) -> MethodOut:
     """Makes one the default; the other is it no more."""
     return MethodOut.of(await methods.make_default(db, me, method_id))
@@ -99,10 +97,7 @@ async def delete_auto_topup(db: Db, me: OwnInPerson) -> None:
     await automatic.remove(db, me)
 
 
-
-@staff_router.get(
-    "/payment-methods", dependencies=[READ], responses=documented(InvalidInput)
-)
+@staff_router.get("/payment-methods", dependencies=[READ], responses=documented(InvalidInput))
 async def list_methods_of(
     db: Db, user_id: UUID, ask: Annotated[MethodsQuery, Query()]
 ) -> MethodListForStaff:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fpdf import FPDF
+from fpdf.fonts import TTFFont
 
 from bursar.payments.receipts import Document
 
@@ -24,19 +25,17 @@ OTHER_LETTERS = (
     "Some letters cannot be printed in this file and are written in others, or left out as"
     f" {MISSING}; the receipt as a web page has all of them."
 )
-LATIN = dict(
-    zip(
-        "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґђјљњћџ",
-        "a b v g d e yo zh z i y k l m n o p r s t u f kh ts ch sh shch - y - e yu ya"
-        " i yi ye g dj j lj nj c dz".replace("-", "'").split(),
-        strict=True,
-    )
-) | dict(
-    zip(
-        "αβγδεζηθικλμνξοπρσςτυφχψωłđħıŋ",
-        "a v g d e z i th i k l m n x o p r s s t y f ch ps o l d h i ng".split(),
-        strict=True,
-    )
+CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґђјљњћџ"
+AS_LATIN = """
+  a b v g d e yo zh z i y k l m n o p r s t u f kh ts ch sh shch ' y ' e yu ya
+  i yi ye g dj j lj nj c dz
+"""
+GREEK_AND_MORE = "αβγδεζηθικλμνξοπρσςτυφχψωłđħıŋ"
+SO_TOO = """
+  a v g d e z i th i k l m n x o p r s s t y f ch ps o l d h i ng
+"""
+LATIN = dict(zip(CYRILLIC, AS_LATIN.split(), strict=True)) | dict(
+    zip(GREEK_AND_MORE, SO_TOO.split(), strict=True)
 )
 
 
@@ -87,7 +86,9 @@ class Sheet(FPDF):
         self.core_fonts_encoding = ENCODING
         if font:
             self.add_font(OWN, fname=font)
-            self.own, self.letters = True, frozenset(self.fonts[OWN].cmap)  # type: ignore[attr-defined]
+            added = self.fonts[OWN]
+            assert isinstance(added, TTFFont)  # noqa: S101 - it was added as one
+            self.own, self.letters = True, frozenset(added.cmap)
         self.add_page()
 
     def heading(self, document: Document) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -36,7 +36,9 @@ POLICY = {
     "Cache-Control": "private, no-store",
     "Vary": "Accept",
 }
-ANSWERS = {200: {"description": "The receipt.", "content": {HTML: {}, PDF: {}}}}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The receipt.", "content": {HTML: {}, PDF: {}}}
+}
 Format = Annotated[
     Literal["html", "pdf"] | None, Query(description="Otherwise what Accept says, else html.")
 ]

@@ -1,4 +1,4 @@
-"""Staff see what does not agree with the providers' books and the ledger, and close what may be so."""
+"""Staff see what does not agree with the providers' books and the ledger, and close it."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from bursar.payments.staff_schemas import Reason
 
 router = APIRouter(prefix="/reconciliation", tags=["payments"], route_class=Route)
 
-READ = staff(Permission.PAYMENTS_RECONCILE_READ)
+READ = staff(Permission.LEDGER_READ)
 WRITE = staff(Permission.PAYMENTS_RECONCILE)
 
 
@@ -74,9 +74,7 @@ class DifferencesQuery(PageQuery):
 
 
 @router.get("/differences", dependencies=[READ], responses=documented(InvalidInput))
-async def list_differences(
-    db: Db, ask: Annotated[DifferencesQuery, Query()]
-) -> DifferenceList:
+async def list_differences(db: Db, ask: Annotated[DifferencesQuery, Query()]) -> DifferenceList:
     """What does not agree, the newest first."""
     page = await reconciliation.differences(db, ask, ask.filters())
     return DifferenceList.of(page, differences=[DifferenceOut.of(row) for row in page.items])
