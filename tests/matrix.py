@@ -20,6 +20,9 @@ everybody
   GET /first-run                              HEAD /openapi.json
   POST /first-run                             GET /first-run/done
   GET /first-run/page.css
+  GET /demo-payments/page.css                 GET /demo-payments/{payment_id}
+  POST /demo-payments/{payment_id}
+  POST /api/v1/payments/webhook               POST /api/v1/payments/webhooks/{provider}
   POST /api/v1/auth/signup                    POST /api/v1/auth/login
   POST /api/v1/auth/refresh                   POST /api/v1/auth/verify-email
   POST /api/v1/auth/forgot-password           POST /api/v1/auth/reset-password
@@ -82,7 +85,12 @@ owner, administrator
   GET /api/v1/admin/audit-logs                GET /api/v1/admin/audit-logs/export
   PUT /api/v1/admin/settings
   PUT /api/v1/admin/settings/{key}            DELETE /api/v1/admin/settings/{key}
-  POST /api/v1/add-funds                      POST /api/v1/admin/assets
+  POST /api/v1/admin/assets
+  POST /api/v1/payments/{payment_id}/refunds
+  POST /api/v1/admin/payments
+  POST /api/v1/admin/payments/{payment_id}/confirmation
+  POST /api/v1/admin/payments/{payment_id}/bounce
+  POST /api/v1/admin/payment-events/{event_id}/replay
   POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk
   POST /api/v1/admin/wallets/holds
   POST /api/v1/admin/wallets/holds/{hold_id}/captures
@@ -108,7 +116,19 @@ owner, administrator, support
   PUT /api/v1/admin/users/{user_id}           PUT /api/v1/admin/users/{user_id}/status
   DELETE /api/v1/admin/users/{user_id}        POST /api/v1/admin/users/{user_id}/impersonation
 
+customers, and owner, administrator
+  POST /api/v1/add-funds                      POST /api/v1/payments
+  POST /api/v1/payments/{payment_id}/confirmation
+  POST /api/v1/payments/{payment_id}/cancellation
+
+customers, and owner, administrator, support, analyst
+  GET /api/v1/payments                        GET /api/v1/payments/summary
+  GET /api/v1/payments/{payment_id}           GET /api/v1/payments/{payment_id}/audit
+
 owner, administrator, support, analyst
+  GET /api/v1/admin/payments                  GET /api/v1/admin/payments/{payment_id}
+  GET /api/v1/admin/refunds                   GET /api/v1/admin/disputes
+  GET /api/v1/admin/payment-events            GET /api/v1/admin/payment-events/{event_id}
   GET /api/v1/admin/health                    GET /api/v1/admin/assets
   GET /api/v1/admin/adjustments               GET /api/v1/admin/adjustments/{adjustment_id}
   GET /api/v1/admin/transfers/{transfer_id}   GET /api/v1/admin/wallets/holds/{hold_id}

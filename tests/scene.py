@@ -215,7 +215,13 @@ class Scene:
         )
         if name == "user_id" and theirs:
             return actor.id if actor else CARL.id
-        things = {"user_id": CARL.id, "key": "company_name", "member_id": TESS, **self.things}
+        things = {
+            "provider": "stripe",
+            "user_id": CARL.id,
+            "key": "company_name",
+            "member_id": TESS,
+            **self.things,
+        }
         return IVAN if route.endswith("/invitation") else things[name]
 
 

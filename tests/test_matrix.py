@@ -25,6 +25,10 @@ METRICS_TOKEN = "a token that only the collector knows"
 NEEDS_MORE = {
     "GET /metrics": set(),
     "GET /ready": set(),  # 503 as long as no worker runs
+    "GET /demo-payments/{payment_id}": set(),
+    "POST /demo-payments/{payment_id}": set(),
+    "POST /api/v1/payments/webhook": set(),
+    "POST /api/v1/payments/webhooks/{provider}": set(),
     "GET /first-run": set(),
     "POST /first-run": set(),
     "POST /api/v1/auth/refresh": {"auth.bad_refresh_token"},

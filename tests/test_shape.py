@@ -73,6 +73,7 @@ ROOMS_OF_DOMAINS = {
         "currencies": "amounts and the digits of their currency",
         "demo_page": "the page of the provider for show",
         "disputes": "what providers tell about disputes",
+        "funds": "add-funds: at once by staff, a payment by a customer",
         "happenings": "the events that tell the rest of Bursar",
         "inbox": "webhooks: kept once, read by a job, parked, replayed",
         "methods": "saved ways to pay",

@@ -40,6 +40,7 @@ from bursar.payments import api as payments_api
 from bursar.payments import (
     bank_admin,
     demo_page,
+    funds,
     methods_api,
     receipts_api,
     reconciliation_admin,
@@ -62,6 +63,7 @@ CUSTOMER_ROUTERS = (
     rewards_api.router,
     payments_webhooks.router,
     payments_api.router,
+    funds.router,
     receipts_api.router,
     methods_api.router,
 )

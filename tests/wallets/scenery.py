@@ -14,6 +14,15 @@ REASON = "They wrote to us"
 # What a caller would send; {n} is another number each time (tests/scene.py).
 MONEY_BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/add-funds": {"user_id": str(CARL.id), "amount": 5},
+    "POST /api/v1/payments": {"payment_method": "cash", "amount": 5},
+    "POST /api/v1/payments/{payment_id}/refunds": {"amount": "0.01"},
+    "POST /api/v1/admin/payments": {
+        "userId": str(CARL.id),
+        "paymentMethod": "cash",
+        "amount": 5,
+    },
+    "POST /api/v1/admin/payments/{payment_id}/confirmation": {"reason": REASON},
+    "POST /api/v1/admin/payments/{payment_id}/bounce": {"reason": REASON},
     "POST /api/v1/wallets/transfers": {
         "to_user_id": str(DORA.id),
         "amount": "0.01",
@@ -58,6 +67,15 @@ RULE = "insert into reward_rules (name, points_per_unit) values ('A rule', 1) re
 TIER = """
 insert into reward_tiers (name, from_points, multiplier) values ('Iron', 777777, 1.1) returning id
 """
+PAYMENT = """
+insert into payments (user_id, amount, payment_method, provider)
+values ($1, 20, 'cash', 'manual') returning id
+"""
+CAPTURED = "update payments set captured = amount where id = $1"
+EVENT = """
+insert into payment_events (provider, event_id, type, payload)
+values ('stripe', uuid7()::text, 'invoice.created', '{}') returning id
+"""
 
 
 async def set_out_money(database: Any, *, proposer: UUID) -> dict[str, Any]:
@@ -79,7 +97,11 @@ async def set_out_money(database: Any, *, proposer: UUID) -> dict[str, Any]:
     _, [charged], [held] = (ledger.outcome(each).legs for each in answers)
     await database.execute("delete from reward_rules")
     await database.execute("delete from reward_tiers where from_points in (777777, 123456)")
+    payment = await database.fetchval(PAYMENT, CARL.id)
+    await database.execute(CAPTURED, payment)
     return {
+        "payment_id": payment,
+        "event_id": await database.fetchval(EVENT),
         "transfer_id": charged.transfer_id,
         "hold_id": held.hold_id,
         "adjustment_id": await database.fetchval(PROPOSED, CARL.id, proposer),

@@ -9,7 +9,7 @@ from pydantic import Field
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
 from bursar.core import etag
-from bursar.core.database import WORKER, Db
+from bursar.core.database import Db
 from bursar.core.errors import InvalidInput
 from bursar.core.idempotency import REPLAYED, KeyInFlight, KeyReused, own_key
 from bursar.core.money import BAD_AMOUNTS
@@ -18,7 +18,7 @@ from bursar.core.problems import documented
 from bursar.core.wire import Route, Time, answer
 from bursar.payments import inbox, queries
 from bursar.payments import service as payments
-from bursar.payments.api import KEYED, desk, key_of
+from bursar.payments.api import KEYED, for_staff, key_of
 from bursar.payments.cards import CardNumber
 from bursar.payments.currencies import UnknownCurrency
 from bursar.payments.inbox import UnknownEvent
@@ -52,7 +52,7 @@ class PaymentsQuery(PageQuery):
 
     status: Status | None = None
     method: Method | None = None
-    user_id: UUID | None = Field(None, alias="userId")
+    user_id: UUID | None = None
     reference: str | None = Field(None, max_length=200)
     unclaimed: bool | None = Field(None, description="Those that no wallet could take.")
     from_: Time | None = Field(None, alias="from", description="The first moment, in UTC.")
@@ -104,7 +104,7 @@ async def record_received(request: Request, body: ReceivedIn) -> Response:
         fingerprint=fingerprint,
         by_staff=True,
     )
-    async with desk(request).transaction() as db:
+    async with for_staff(request) as db:
         intended = await payments.intend(db, request.app.state.providers, new)
         payment = intended.payment
         if not intended.replayed:
@@ -141,7 +141,7 @@ async def confirm(
     """The cash was counted, the check is cleared, the transfer has come. Again, it changes
     nothing."""
     said = body or ConfirmationIn()
-    async with desk(request).transaction() as db:
+    async with for_staff(request) as db:
         payment = await payments.confirm(db, payment_id, amount=said.amount, reason=said.reason)
     return shown(PaymentForStaff.of(payment))
 
@@ -156,7 +156,7 @@ async def confirm(
 async def bounce(request: Request, payment_id: UUID, body: BounceIn) -> Response:
     """The money is not here after all. What was credited goes out of the wallet again, as far as
     it is there; the rest is the company's loss."""
-    async with desk(request).transaction() as db:
+    async with for_staff(request) as db:
         payment = await payments.bounce(db, payment_id, reason=body.reason)
     return shown(PaymentForStaff.of(payment))
 
@@ -165,7 +165,7 @@ class RefundsQuery(PageQuery):
     """A page of refunds."""
 
     status: RefundStatus | None = None
-    payment_id: UUID | None = Field(None, alias="paymentId")
+    payment_id: UUID | None = None
     sort: str | None = sort_field(queries.REFUNDS)
 
 
@@ -224,6 +224,6 @@ async def read_event(db: Db, event_id: UUID) -> WholeEvent:
 @own_key
 async def replay_event(request: Request, event_id: UUID) -> Response:
     """Reads a webhook once more, as if it had come now; what it had done already stays done."""
-    async with request.app.state.database.transaction(WORKER, origin=request.state.origin) as db:
+    async with for_staff(request) as db:
         replayed = EventOut.of(await inbox.replay(db, event_id))
     return answer(replayed)

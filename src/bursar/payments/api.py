@@ -1,7 +1,8 @@
 """Payments: customers pay and follow their own; staff see anybody's and refund."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.auth.actor import Actor, Kind, Origin
+from bursar.auth.actor import Actor, Kind
 from bursar.auth.guard import customer_or_staff, staff
 from bursar.auth.permissions import Permission
 from bursar.core import etag
@@ -47,7 +48,7 @@ from bursar.payments.schemas import (
     SummaryOut,
     SummedOut,
 )
-from bursar.payments.service import NewPayment
+from bursar.payments.service import Intended, NewPayment
 from bursar.wallets import ledger
 
 router = APIRouter(prefix="/payments", tags=["payments"], route_class=Route)
@@ -70,16 +71,15 @@ REFUSALS = (
 
 
 def desk(request: Request) -> Desk:
-    """Asks providers on behalf of who is asking us."""
+    """Asks providers. What they answer is their doing, and nobody's deed here."""
+    state = request.app.state
+    return Desk(lambda: state.database.transaction(WORKER), state.providers)
+
+
+def for_staff(request: Request) -> AbstractAsyncContextManager[AsyncSession]:
+    """A transaction of the worker in which a member of staff moves money: it is their deed."""
     database: Database = request.app.state.database
-    origin: Origin = request.state.origin
-
-    @asynccontextmanager
-    async def transaction() -> AsyncIterator[AsyncSession]:
-        async with database.transaction(WORKER, origin=origin) as db:
-            yield db
-
-    return Desk(transaction, request.app.state.providers)
+    return database.transaction(WORKER, origin=request.state.origin)
 
 
 async def key_of(request: Request) -> tuple[str | None, bytes | None]:
@@ -116,7 +116,9 @@ async def create(request: Request, actor: Annotated[Actor, WRITE], body: Payment
         fingerprint=fingerprint,
         by_staff=actor.kind is Kind.STAFF,
     )
-    return await begin(request, actor, new)
+    begun = await begin(request, actor, new)
+    headers = {"ETag": etag.of(begun.payment.version), **(REPLAYED if begun.replayed else {})}
+    return answer(PaymentOut.of(begun.payment), 201, headers)
 
 
 def payer(actor: Actor, named: UUID | None) -> UUID:
@@ -130,7 +132,7 @@ def payer(actor: Actor, named: UUID | None) -> UUID:
     return named
 
 
-async def begin(request: Request, actor: Actor, new: NewPayment) -> Response:
+async def begin(request: Request, actor: Actor, new: NewPayment) -> Intended:
     """The intent, the provider, the answer: three steps, each of which may be the last one."""
     database: Database = request.app.state.database
     async with database.transaction(actor.claim, origin=request.state.origin) as db:
@@ -138,9 +140,7 @@ async def begin(request: Request, actor: Actor, new: NewPayment) -> Response:
     if not intended.replayed:
         await asking.create(desk(request), intended.payment.id)
     async with database.transaction(actor.claim) as db:
-        payment = await queries.payment(db, intended.payment.id)
-    headers = {"ETag": etag.of(payment.version), **(REPLAYED if intended.replayed else {})}
-    return answer(PaymentOut.of(payment), 201, headers)
+        return replace(intended, payment=await queries.payment(db, intended.payment.id))
 
 
 class PaymentsQuery(PageQuery):
@@ -271,8 +271,7 @@ async def refund(
 ) -> Response:
     """Gives back a part, or all that is left: the way it came, or into the customer's wallet."""
     key, fingerprint = await key_of(request)
-    window = desk(request)
-    async with window.transaction() as db:
+    async with for_staff(request) as db:
         asked, replayed = await refunds.request(
             db,
             payment_id,
@@ -283,7 +282,7 @@ async def refund(
             fingerprint=fingerprint,
         )
     if not replayed:
-        await asking.give_back(window, asked.id)
+        await asking.give_back(desk(request), asked.id)
     async with request.app.state.database.transaction(actor.claim) as db:
         made = RefundOut.of(await queries.refund(db, asked.id))
     return answer(made, 201, REPLAYED if replayed else None)

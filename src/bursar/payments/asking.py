@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.models import User
-from bursar.payments import settling
+from bursar.payments import queries, settling
 from bursar.payments.models import (
     Payment,
     PaymentMethod,
@@ -55,6 +55,17 @@ async def complete(desk: Desk, payment_id: UUID) -> None:
 async def look(desk: Desk, payment_id: UUID) -> None:
     """Learns how a payment stands that was not heard of for long."""
     await ask(desk, payment_id, lambda provider, charge: provider.look(charge))
+
+
+async def learn(desk: Desk, payment_id: UUID) -> None:
+    """What a webhook did not tell of a complete payment: its fee, a method that was kept."""
+    async with desk.transaction() as db:
+        payment = await queries.payment(db, payment_id)
+        charge = await charge_of(db, payment)
+        provider = desk.providers.of(payment.provider)
+    answer = await provider.look(charge)
+    async with desk.transaction() as db:
+        await settling.hear(db, payment_id, answer)
 
 
 async def cancel(desk: Desk, payment_id: UUID) -> None:

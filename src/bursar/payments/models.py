@@ -92,6 +92,7 @@ class EventStatus(StrEnum):
 
 NOTHING = text("0")
 NO = text("false")
+EAGER: dict[str, Any] = {"eager_defaults": True}  # what a trigger has set comes back at once
 
 
 class ProviderCustomer(Base):
@@ -150,6 +151,7 @@ class Payment(Base):
     """What somebody is to pay, for what, and what has come of it."""
 
     __tablename__ = "payments"
+    __mapper_args__ = EAGER
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
@@ -269,6 +271,7 @@ class Refund(Base):
     """Money that goes back. A trigger counts it in its payment, where a CHECK bounds it."""
 
     __tablename__ = "refunds"
+    __mapper_args__ = EAGER
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
     payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))

@@ -1,6 +1,6 @@
 """Payments as customers see them; amounts are numbers with all digits of their currency."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, Field
@@ -20,6 +20,7 @@ from bursar.payments.models import (
     Status,
 )
 from bursar.payments.purposes import COLUMNS
+from bursar.wallets.schemas import Funding
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["USD"])]
 
@@ -190,10 +191,20 @@ class RefundList(PageFields, Wire):
     refunds: list[RefundOut]
 
 
-class TopUp(Wire):
-    """A customer's own call of add-funds: the payment to go on with."""
+class FundsIn(Funding):
+    """Money for a wallet; a customer says how it is paid."""
 
-    message: Literal["Go on with the payment; the money is in the wallet when it completes."]
+    payment_method: Method = Method.STRIPE
+
+
+class TopUp(Wire):
+    """A customer's own call of add-funds: the payment to go on with, and the balance until then."""
+
+    message: str = "Go on with the payment; the money is in the wallet when it completes."
+    user_id: UUID
+    amount: Money
+    balance: Money
+    currency: str
     payment: PaymentOut
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import queries as customers
 from bursar.audit import service as audit
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.idempotency import KeyInFlight, KeyReused
@@ -67,6 +68,8 @@ async def intend(db: AsyncSession, providers: Providers, new: NewPayment) -> Int
     if before := await asked_before(db, new):
         return Intended(before, replayed=True)
     provider = providers.name_for(new.method)
+    if new.by_staff:
+        await customers.user(db, new.user_id)
     purpose, due = await purposes.check(db, new.subjects, new.user_id, new.amount, new.currency)
     currency = due.currency if due else new.currency or "USD"
     wanted = due.amount if due else new.amount

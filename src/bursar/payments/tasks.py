@@ -7,8 +7,9 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.core import jobs
+from bursar.core import events, jobs
 from bursar.core.database import Role
+from bursar.core.events import Published
 from bursar.core.jobs import Run
 from bursar.payments import asking
 from bursar.payments.asking import Desk
@@ -115,3 +116,17 @@ async def slow_refunds(db: AsyncSession) -> list[UUID]:
         Refund.asked_at < func.now() - LOOKED_AFTER,
     )
     return list(await db.scalars(query.order_by(Refund.asked_at).limit(AT_ONCE)))
+
+
+@events.on("payments.completed", subscriber="payments.details")
+async def learn_details(db: AsyncSession, event: Published) -> None:
+    """A webhook tells neither what the provider keeps for itself nor the card that was saved."""
+    payment = await db.get(Payment, UUID(event.payload["payment_id"]))
+    if payment is not None and payment.provider not in (MANUAL, "demo"):
+        await jobs.enqueue(db, learn, {"payment": str(payment.id)})
+
+
+@jobs.steps("payments.learn", added_by={Role.WORKER})
+async def learn(run: Run) -> None:
+    """Asks the provider once more about a payment that is complete."""
+    await asking.learn(await desk_of(run), UUID(run.payload["payment"]))

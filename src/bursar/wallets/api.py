@@ -8,11 +8,12 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.api import parsed, whose
 from bursar.audit import service as audit
 from bursar.auth.actor import Actor, Kind
-from bursar.auth.guard import customer_or_staff, in_person, staff
+from bursar.auth.guard import customer_or_staff, in_person
 from bursar.auth.permissions import Permission
 from bursar.core import files, money
 from bursar.core.database import Database, Db
@@ -60,7 +61,6 @@ from bursar.wallets.schemas import (
 router = APIRouter(tags=["wallets"], route_class=Route)
 
 READ = customer_or_staff(Permission.WALLETS_READ)
-FUND = staff(Permission.WALLETS_FUND)
 
 
 def visible(user_id: str, actor: Annotated[Actor, READ]) -> UUID:
@@ -248,18 +248,19 @@ async def read_spending(
     )
 
 
-@router.post(
-    "/add-funds",
-    response_model=Funded,
-    dependencies=[FUND],
-    responses=documented(
-        UnknownAccount, UnknownAsset, *BAD_AMOUNTS, AccountClosed, BalanceTooLarge, KeyReused
-    ),
+FUNDING_REFUSED = (
+    UnknownAccount,
+    UnknownAsset,
+    *BAD_AMOUNTS,
+    AccountClosed,
+    BalanceTooLarge,
+    KeyReused,
 )
-async def add_funds(
-    request: Request, db: Db, actor: Annotated[Actor, FUND], body: Funding
-) -> Response:
-    """Puts money into a customer's wallet at once."""
+
+
+async def put_in(request: Request, db: AsyncSession, actor: Actor, body: Funding) -> Response:
+    """Staff put money into a customer's wallet at once; the route is of payments, for a customer's
+    own call begins one (payments/funds.py)."""
     scale = await queries.scale_of_currency(db, body.currency)
     amount = money.minor(body.amount, scale)
     outcome = await wallets.fund(
