@@ -1,5 +1,6 @@
 """Bank statements as files: the same money however a bank writes it, or a refusal that says why."""
 
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -194,7 +195,7 @@ def test_a_collective_entry_is_taken_apart_where_it_adds_up() -> None:
     assert parts("10.00", "10.00") == [30]
 
 
-BOMB = "".join(f'<!ENTITY x{n} "{"&x%d;" % (n - 1) * 10}">' for n in range(1, 10))
+BOMB = "".join(f'<!ENTITY x{n} "{f"&x{n - 1};" * 10}">' for n in range(1, 10))
 HOSTILE = {
     "entity": '<!DOCTYPE d [<!ENTITY e "boo">]>',
     "bomb": f'<!DOCTYPE d [<!ENTITY x0 "boo">{BOMB}]>',
@@ -247,7 +248,5 @@ def test_a_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.binary(max_size=400))
 def test_no_bytes_break_the_reader(content: bytes) -> None:
     for start in (b"", b"Date,Amount,Currency\n", b"<"):
-        try:
+        with suppress(BadStatement):
             bank_files.read(start + content, Hints())
-        except BadStatement:
-            pass

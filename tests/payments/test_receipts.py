@@ -1,23 +1,26 @@
 """Receipts: one number for each payment without gaps, mailed once, and as the payment is now."""
 
 import asyncio
-import io
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
 from bursar.core import mail_sending
 from bursar.core.database import WORKER
+from bursar.core.mail_outbox import MAX_ATTACHMENT_BYTES, Attachment, Words
 from bursar.payments import receipts
 from bursar.payments.providers import SavedMethod, What
-from bursar.payments.receipt_pdf import MISSING, pdf
+from bursar.payments.receipt_pdf import ENCODING, MISSING, Sheet, pdf
 from bursar.payments.receipts import Document
+from tests import databases
 from tests.accounts.people import change, mails, rows, run_jobs
 from tests.conftest import Live
-from tests.jobs_world import deliver_all
+from tests.payments.surroundings import listen, settle
 from tests.payments.tills import cancelled, captured, fact, intend, refunded, tell
 from tests.wallets.purses import move_in, refused
 from tests.world import CARL, DORA, MARK, OLIVIA, SUE
@@ -78,13 +81,8 @@ async def test_only_who_may_see_the_payment_sees_its_receipt(live_db: Live) -> N
     assert (await shown(live_db, payment, MARK)).status_code == 403
     assert (await rows(live_db, "select * from receipts")) == []  # and nobody else numbers it
     assert (await shown(live_db, payment, SUE)).status_code == 200
-    await deliver_all(live_db)
-    async with live_db.database.transaction(DORA.claim) as db:
-        assert await receipts.document.__wrapped__(db, payment) if False else True
     query = "select payment_id from receipts"
     async with live_db.database.transaction(DORA.claim) as db:
-        from sqlalchemy import text
-
         assert (await db.execute(text(query))).all() == []
 
 
@@ -144,26 +142,27 @@ async def test_the_method_is_told_by_its_last_four(live_db: Live) -> None:
 
 async def test_it_is_mailed_once_with_the_pdf(live_db: Live) -> None:
     await move_in(live_db)
+    await listen(live_db)
     payment = await paid(live_db, test_mode=True)
     for _ in range(2):
-        await deliver_all(live_db)
-        await run_jobs(live_db)
+        await settle(live_db)
     [mail] = await mails(live_db, "carl@example.com")
     assert mail.words is not None
     assert mail.words.subject.startswith("[TEST] Your receipt TEST-")
     assert mail.words.attachment is not None
-    assert mail.words.attachment.bytes == (
-        await shown(live_db, payment, params={"format": "pdf"})
-    ).content
+    assert (
+        mail.words.attachment.bytes
+        == (await shown(live_db, payment, params={"format": "pdf"})).content
+    )
     assert b"%PDF" not in (await rows(live_db, "select sealed from mails"))[0]["sealed"]
 
 
 async def test_staff_mail_it_again_and_the_setting_stops_the_first(live_db: Live) -> None:
     await move_in(live_db)
+    await listen(live_db)
     await change(live_db, "receipts_mailed", value=False)
     payment = await paid(live_db)
-    await deliver_all(live_db)
-    await run_jobs(live_db)
+    await settle(live_db)
     assert await mails(live_db, "carl@example.com") == []
     async with live_db.api(OLIVIA) as api:
         path = f"/api/v1/admin/payments/{payment}/receipt-mails"
@@ -177,8 +176,6 @@ async def test_staff_mail_it_again_and_the_setting_stops_the_first(live_db: Live
 
 
 def document(**given: Any) -> Document:
-    from datetime import UTC, datetime
-
     now = datetime(2026, 11, 28, 12, tzinfo=UTC)
     facts = {
         "number": "2026-000001", "is_test": True, "company": "Otters", "support": "a@example.com",
@@ -187,13 +184,6 @@ def document(**given: Any) -> Document:
         "kept": None, "payment_id": CARL.id,
     }  # fmt: skip
     return Document(**{**facts, **given})
-
-
-def words(content: bytes) -> str:
-    """What a reader of PDFs finds in it."""
-    import pikepdf  # type: ignore[import-not-found]
-
-    return str(pikepdf.open(io.BytesIO(content)))
 
 
 @pytest.mark.parametrize(
@@ -209,8 +199,6 @@ def words(content: bytes) -> str:
     ],
 )
 def test_no_letter_is_lost_unseen(name: str, written: str) -> None:
-    from bursar.payments.receipt_pdf import ENCODING, Sheet
-
     sheet = Sheet()
     sheet.core_fonts_encoding = ENCODING
     assert sheet.written(name) == written
@@ -220,21 +208,14 @@ def test_no_letter_is_lost_unseen(name: str, written: str) -> None:
 
 @pytest.mark.skipif(not FONT.exists(), reason="no TrueType font on this machine")
 def test_with_a_font_of_ones_own_names_stand_as_they_are() -> None:
-    from bursar.payments.receipt_pdf import Sheet
-
     sheet = Sheet()
     sheet.begin(document(), FONT)
     assert sheet.written("Łukasz Иван Ελένη") == "Łukasz Иван Ελένη"
+    sheet.close()
     assert pdf(document(customer="Иван"), FONT) == pdf(document(customer="Иван"), FONT)
 
 
 def test_the_mail_carries_it_as_a_file_of_its_own() -> None:
-    from datetime import UTC, datetime
-    from uuid import uuid4
-
-    from bursar.core.mail_outbox import MAX_ATTACHMENT_BYTES, Attachment, Words
-    from tests import databases
-
     content = pdf(document())
     attached = Attachment.of("receipt.pdf", "application/pdf", content)
     mail = Words("carl@example.com", "Otters", "Hi", "text\n", "<p>html</p>", attached)

@@ -52,7 +52,9 @@ def pdf(document: Document, font: Path | None = None) -> bytes:
             sheet.row(day(back.when), f"- {back.amount}, {back.how}")
         sheet.row("What is left", document.kept or "", bold=True)
     sheet.ending(document)
-    return bytes(sheet.output())
+    content = bytes(sheet.output())
+    sheet.close()
+    return content
 
 
 def facts(document: Document) -> list[tuple[str, str]]:
@@ -90,6 +92,12 @@ class Sheet(FPDF):
             assert isinstance(added, TTFFont)  # noqa: S101 - it was added as one
             self.own, self.letters = True, frozenset(added.cmap)
         self.add_page()
+
+    def close(self) -> None:
+        """A font's file stays open until somebody says so."""
+        added = self.fonts.get(OWN)
+        if isinstance(added, TTFFont):
+            added.ttfont.close()
 
     def heading(self, document: Document) -> None:
         self.print(document.company, size=18, bold=True)
@@ -139,10 +147,13 @@ class Sheet(FPDF):
         if self.has(each):
             return each
         self.replaced = True
-        if latin := LATIN.get(each.lower()):
-            return latin if each.islower() else latin.capitalize()
-        plain = "".join(one for one in unicodedata.normalize("NFKD", each) if self.has(one))
-        return plain or ("" if unicodedata.category(each)[0] in "MC" else MISSING)
+        bare = unicodedata.normalize("NFKD", each)[0]
+        for one in (each, bare):
+            if latin := LATIN.get(one.lower()):
+                return latin if each.islower() else latin.capitalize()
+        if self.has(bare):
+            return bare
+        return "" if unicodedata.category(each)[0] in "MC" else MISSING
 
     def has(self, each: str) -> bool:
         if self.own:
