@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings
 
 from bursar.core.mail_settings import is_loopback
@@ -22,6 +22,13 @@ def api_base(text: str) -> str:
 def key(secret: SecretStr | None) -> SecretStr | None:
     if secret and not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
         raise ValueError("must be one line of ASCII letters and signs without spaces")
+    return secret
+
+
+def whole(secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """The client's id comes before its secret, so here is known whether it was given."""
+    if "paypal_client_id" in info.data and bool(info.data["paypal_client_id"]) != bool(secret):
+        raise ValueError("goes with BURSAR_PAYPAL_CLIENT_ID: set both or none")
     return secret
 
 
@@ -42,7 +49,9 @@ class PaymentSettings(BaseSettings):
         "https://api.stripe.com", description="Where Stripe's API is; another for tests."
     )
     paypal_client_id: str | None = Field(None, description="The client id of the PayPal app.")
-    paypal_client_secret: Key = Field(None, description="The secret of that app.")
+    paypal_client_secret: Annotated[Key, AfterValidator(whole)] = Field(
+        None, validate_default=True, description="The secret of that app."
+    )
     paypal_webhook_id: str | None = Field(
         None,
         description="The id of the webhook at PayPal, which its signatures are made with; several, "

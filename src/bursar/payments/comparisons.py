@@ -39,32 +39,29 @@ where run.id = line.read_id and run.finished_at is null
 # back is nothing, a dispute that was won too, and a payment that was taken twice is too much.
 STANDING = """
   standing as (
-    select line.*, case
+    select line.*, family,
+      case when family <> 'refunded' and payment_id is not null then payment_id::text
+        else object_id end as owner
+    from provider_bookings as line join reconciliations as run on run.id = read_id
+    cross join lateral (select case
       when what in ('captured', 'fee') then 'captured'
       when what like '%refund%' then 'refunded'
-      else what end as family
-    from provider_bookings as line join reconciliations as run on run.id = read_id
+      else what end as family) as kind
     where (finished_at is not null or run.id = :run)
       and provider = any (cast(:read as varchar[]))
   ),
   touched as (
-    select distinct family, coalesce(payment_id::text, object_id) as owner, object_id
-    from standing where booked_at >= :since and booked_at < :until
+    select distinct family, owner from standing where booked_at >= :since and booked_at < :until
   ),
   theirs as (
     select provider, family, min(object_id) as object_id,
       (array_agg(payment_id) filter (where payment_id is not null))[1] as payment_id,
       abs(sum(case when what = 'fee' then 0 else amount end)) as amount,
-      sum(case when what = 'fee' then abs(amount) else fee end) as fee,
+      abs(sum(case when what = 'fee' then amount else fee end)) as fee,
       min(currency) as currency, max(booked_at) as booked_at
     from standing
-    where exists (
-      select from touched
-      where touched.family = standing.family and case standing.family
-        when 'captured' then touched.owner = coalesce(standing.payment_id::text, standing.object_id)
-        else touched.object_id = standing.object_id end)
-    group by provider, family,
-      case family when 'captured' then coalesce(payment_id::text, object_id) else object_id end
+    where (family, owner) in (select family, owner from touched)
+    group by provider, family, owner
   )
 """
 
@@ -75,17 +72,22 @@ BESIDE = """
         when 'captured' then nullif(payments.captured, 0)
         when 'refunded' then case when refunds.status in ('pending', 'completed')
           then refunds.amount else refunds.amount * 0 end
-        when 'disputed' then case when disputes.status = 'won'
-          then disputes.amount * 0 else disputes.amount end
+        when 'disputed' then contested.amount
       end as ours,
       case family when 'captured' then payments.fee else 0 end as our_fee,
       payments.currency as our_currency,
       coalesce(theirs.payment_id, payments.id) as found_id
     from theirs
     left join refunds on family = 'refunded' and refunds.provider_refund_id = theirs.object_id
-    left join disputes on family = 'disputed' and disputes.provider_dispute_id = theirs.object_id
+    left join lateral (
+      select sum(case when disputes.status = 'won' then 0 else disputes.amount end) as amount,
+        min(disputes.payment_id::text)::uuid as payment_id
+      from disputes
+      where family = 'disputed' and (disputes.payment_id = theirs.payment_id
+        or disputes.provider_dispute_id = theirs.object_id)
+    ) as contested on true
     left join payments
-      on payments.id = coalesce(refunds.payment_id, disputes.payment_id, theirs.payment_id)
+      on payments.id = coalesce(refunds.payment_id, contested.payment_id, theirs.payment_id)
   )
 """
 
@@ -129,8 +131,8 @@ from ours
 where provider = any (cast(:read as varchar[])) and not exists (
   select from standing
   where standing.provider = ours.provider and standing.family = ours.family
-    and case ours.family when 'captured' then standing.payment_id = ours.payment_id
-      else standing.object_id = ours.subject end)
+    and (standing.object_id = ours.subject
+      or ours.family <> 'refunded' and standing.payment_id = ours.payment_id))
 """  # noqa: S608 - its own text
 
 # The ledger's own entries in the period, by the key of their fact, beside what the fact says.

@@ -30,7 +30,7 @@ from bursar.payments.around_models import (
     ProviderBooking,
     Reconciliation,
 )
-from bursar.payments.providers import Booked, Provider
+from bursar.payments.providers import Booked, Provider, Unknown
 from bursar.payments.providers.demo import Demo
 from bursar.payments.providers.registry import Providers, providers
 
@@ -74,11 +74,7 @@ async def compare(
     read = [provider for provider in known.known.values() if provider.name != Demo.name]
     lines = 0
     for provider in read:
-        async for batch in batches(provider, since, until):
-            rows = [row_of(run, provider.name, each) for each in batch]
-            async with transaction() as db:
-                await db.execute(insert(ProviderBooking), rows)
-            lines += len(rows)
+        lines += await read_books(transaction, run, provider, since, until)
     async with transaction() as db:
         names = [provider.name for provider in read]
         found = await settle(db, run, names, since, until)
@@ -87,6 +83,26 @@ async def compare(
             done.values(bookings=lines, differences=found, finished_at=func.clock_timestamp())
         )
     return Compared(since, until, lines, found)
+
+
+class BooksUnread(BursarError, status=503, code="payments.books_unread"):
+    """The provider did not show its books; nothing was compared. Try again later."""
+
+
+async def read_books(
+    transaction: OpenTransaction, run: UUID, provider: Provider, since: datetime, until: datetime
+) -> int:
+    """What is read counts when all of it is read (comparisons.py, STANDING)."""
+    lines = 0
+    try:
+        async for batch in batches(provider, since, until):
+            rows = [row_of(run, provider.name, each) for each in batch]
+            async with transaction() as db:
+                await db.execute(insert(ProviderBooking), rows)
+            lines += len(rows)
+    except Unknown as why:
+        raise BooksUnread(f"{provider.name} did not show its books: {why}.") from why
+    return lines
 
 
 async def batches(

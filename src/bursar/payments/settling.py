@@ -44,6 +44,8 @@ async def apply(db: AsyncSession, fact: Fact) -> Applied:
         return Applied(NOT_HERE, reason="the payment is not here")
     fill_in(payment, fact.ids)
     match fact.what:
+        case What.APPROVED:
+            effect = approved(payment)
         case What.CAPTURED:
             effect = await captured(db, payment, fact)
         case What.DECLINED:
@@ -91,6 +93,14 @@ def fill_in(payment: Payment, ids: Mapping[str, str]) -> None:
 def said_by(db: AsyncSession, fact: Fact) -> str:
     origin = db.info.get("origin")
     return origin.actor.name if origin else fact.provider
+
+
+def approved(payment: Payment) -> Applied:
+    """The payer may have closed the page since, so the sweeper takes it."""
+    if payment.status != Status.PENDING or payment.provider_state != ProviderState.WAITING:
+        return Applied(KNOWN)
+    payment.provider_state, payment.attempts, payment.asked_at = ProviderState.UNKNOWN, 0, None
+    return Applied(DONE)
 
 
 async def captured(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:

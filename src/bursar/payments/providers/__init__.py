@@ -22,6 +22,7 @@ from bursar.payments.models import ProviderState
 class What(StrEnum):
     """What a fact says."""
 
+    APPROVED = "approved"  # by the payer; the money is still to be taken
     CAPTURED = "captured"
     DECLINED = "declined"  # one attempt; the customer may try another way
     CANCELLED = "cancelled"  # nothing will come any more

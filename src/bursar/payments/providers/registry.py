@@ -42,6 +42,10 @@ def providers(settings: Settings) -> Providers:
         from bursar.payments.providers.stripe import Stripe
 
         known["stripe"] = Stripe.of(settings)
+    if settings.paypal_client_secret:
+        from bursar.payments.providers.paypal import PayPal
+
+        known["paypal"] = PayPal.of(settings)
     if settings.demo_payments:
         from bursar.payments.providers.demo import Demo
 
