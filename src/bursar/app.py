@@ -49,7 +49,14 @@ from bursar.metering.desk import Desk
 from bursar.metering.pace import Pace
 from bursar.payments import admin as payments_admin
 from bursar.payments import api as payments_api
-from bursar.payments import demo_page, funds
+from bursar.payments import (
+    bank_admin,
+    demo_page,
+    funds,
+    methods_api,
+    receipts_api,
+    reconciliation_admin,
+)
 from bursar.payments import webhooks as payments_webhooks
 from bursar.payments.intake import Intake
 from bursar.payments.providers import registry
@@ -68,6 +75,7 @@ EVERYBODYS_ROUTERS = (
     pages.router,
     first_run.router,
     demo_page.router,
+    receipts_api.page_router,
 )
 CUSTOMER_ROUTERS = (
     customer_door.router,
@@ -83,6 +91,8 @@ CUSTOMER_ROUTERS = (
     keys_api.router,
     verifying.router,
     metering_api.router,
+    receipts_api.router,
+    methods_api.router,
 )
 STAFF_ROUTERS = (
     staff_door.router,
@@ -99,6 +109,10 @@ STAFF_ROUTERS = (
     trainings_admin.router,
     keys_admin.router,
     metering_admin.router,
+    receipts_api.staff_router,
+    methods_api.staff_router,
+    reconciliation_admin.router,
+    bank_admin.router,
     system_admin.router,
 )
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bursar.commands import audit, books, events, import_users, jobs, mail, staff
+from bursar.commands import audit, books, events, import_users, jobs, mail, payments, staff
 from bursar.commands.options import Data, Json, Yes
 from bursar.core.errors import BursarError
 
@@ -109,6 +109,8 @@ def psql(context: typer.Context, data: Data = None) -> None:
 
 
 app.command()(books.verify)
+app.command()(payments.reconcile)
+import_users.app.command("bank-statement")(payments.bank_statement)
 
 
 def main() -> None:

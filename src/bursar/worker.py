@@ -36,7 +36,12 @@ from bursar.core.errors import BursarError
 from bursar.core.queue import Held, HoldLost
 from bursar.core.settings import Settings
 from bursar.metering import tasks as metering_tasks
+from bursar.payments import automatic as payments_automatic
+from bursar.payments import bank as payments_bank
 from bursar.payments import inbox as payments_inbox
+from bursar.payments import methods as payments_methods
+from bursar.payments import receipt_mail as payments_receipts
+from bursar.payments import reconciliation as payments_reconciliation
 from bursar.payments import tasks as payments_tasks
 from bursar.rewards import tasks as rewards_tasks
 from bursar.system import tasks as system_tasks
@@ -58,6 +63,11 @@ DOMAINS = (
     payments_inbox,
     booking_tasks,
     metering_tasks,
+    payments_methods,
+    payments_automatic,
+    payments_receipts,
+    payments_reconciliation,
+    payments_bank,
 )  # importing a domain's tasks is what registers its jobs and subscribers
 
 RELAYS = 2  # subscribers that are told at the same time

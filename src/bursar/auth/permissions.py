@@ -22,6 +22,7 @@ class Permission(StrEnum):
     PAYMENTS_READ = "payments.read"
     PAYMENTS_WRITE = "payments.write"  # record, confirm, bounce, replay
     PAYMENTS_REFUND = "payments.refund"
+    PAYMENTS_RECONCILE = "payments.reconcile"  # close differences, read in bank statements
     REWARDS_WRITE = "rewards.write"
     SERVICES_READ = "services.read"  # what is offered, not who has booked it
     SETTINGS_READ = "settings.read"

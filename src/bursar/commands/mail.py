@@ -109,6 +109,7 @@ def print_mail(shown: "Shown", *, html: bool) -> None:
     about = {
         "To": shown.recipient,
         "Subject": shown.words and shown.words.subject,
+        "Attached": shown.words and shown.words.attachment and shown.words.attachment.name,
         "Date": f"{shown.queued_at:%Y-%m-%dT%H:%M:%SZ}",
         "Message-ID": shown.message_id,
         "Status": shown.status,

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import jobs, mail_outbox
 from bursar.core.errors import BursarError
+from bursar.core.mail_outbox import Attachment, Status
 from bursar.core.mail_outbox import Mail as Mail  # for the metadata of all tables
-from bursar.core.mail_outbox import Status
 from bursar.core.mail_sending import deliver
 from bursar.core.mail_settings import is_address
 from bursar.core.mail_templates import one_line, render
@@ -40,7 +40,13 @@ def link(db: AsyncSession, path: str, **query: str) -> str:
 
 
 async def send(
-    db: AsyncSession, template: str, to: str, *, about: UUID | None = None, **context: Any
+    db: AsyncSession,
+    template: str,
+    to: str,
+    *,
+    about: UUID | None = None,
+    attachment: Attachment | None = None,
+    **context: Any,
 ) -> UUID:
     """Puts a mail on its way and answers its id.
 
@@ -53,7 +59,14 @@ async def send(
     mail_id = uuid4()
     company = one_line(str(context["company"]))
     await mail_outbox.add(
-        db, mail_id, template, to=to, about=about, company=company, content=content
+        db,
+        mail_id,
+        template,
+        to=to,
+        about=about,
+        company=company,
+        content=content,
+        attachment=attachment,
     )
     await enqueue(db, mail_id)
     return mail_id

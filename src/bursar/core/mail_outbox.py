@@ -1,5 +1,6 @@
 """The table of mails: what stands in a mail is readable only here, with the secret key."""
 
+from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ from bursar.core.seal import Seal, SealBroken
 from bursar.core.settings import Settings
 
 MAX_LISTED = 1000
+MAX_ATTACHMENT_BYTES = 262_144
 
 
 class Status(StrEnum):
@@ -54,6 +56,25 @@ class Mail(Base):
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A small file that goes with a mail, sealed like its words; `content` is base64."""
+
+    name: str
+    media_type: str
+    content: str
+
+    @classmethod
+    def of(cls, name: str, media_type: str, content: bytes) -> "Attachment":
+        if len(content) > MAX_ATTACHMENT_BYTES:
+            raise ValueError(f"an attachment has at most {MAX_ATTACHMENT_BYTES} bytes")
+        return cls(name, media_type, b64encode(content).decode())
+
+    @property
+    def bytes(self) -> bytes:
+        return b64decode(self.content)
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """What is sealed: the address too, so that nobody can send these words to somebody else."""
 
@@ -62,6 +83,7 @@ class Words:
     subject: str
     text: str
     html: str
+    attachment: Attachment | None = None
 
 
 @lru_cache(maxsize=8)
@@ -84,8 +106,9 @@ async def add(
     about: UUID | None,
     company: str,
     content: Content,
+    attachment: Attachment | None = None,
 ) -> None:
-    words = Words(to, company, content.subject, content.text, content.html)
+    words = Words(to, company, content.subject, content.text, content.html, attachment)
     seal = seal_for(settings_of(db).secret_keys)
     values = {
         "id": mail_id,
@@ -101,7 +124,9 @@ async def add(
 def opened(db: AsyncSession, sealed: bytes) -> Words:
     """What was sealed, or SealBroken."""
     seal = seal_for(settings_of(db).secret_keys)
-    return Words(**orjson.loads(seal.open(sealed)))
+    facts = orjson.loads(seal.open(sealed))
+    attached = facts.pop("attachment", None)  # mails of an older release have none
+    return Words(**facts, attachment=Attachment(**attached) if attached else None)
 
 
 @dataclass(frozen=True, slots=True)

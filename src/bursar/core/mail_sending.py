@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import failures, jobs, mail_outbox
 from bursar.core.jobs import Run
-from bursar.core.mail_outbox import Status, Words
+from bursar.core.mail_outbox import Attachment, Status, Words
 from bursar.core.mail_settings import Security
 from bursar.core.mail_templates import one_line
 from bursar.core.seal import SealBroken
@@ -177,7 +177,17 @@ def written(letter: Letter) -> EmailMessage:
     message.set_content(words.text, cte="quoted-printable")
     message.add_alternative(words.html, subtype="html", cte="quoted-printable")
     message.set_boundary(f"bursar-{letter.id.hex}")
+    if words.attachment:
+        attach(message, words.attachment)
+        message.set_boundary(f"bursar-{letter.id.hex}-with-file")
     return message
+
+
+def attach(message: EmailMessage, attachment: Attachment) -> None:
+    main, _, sub = attachment.media_type.partition("/")
+    message.add_attachment(
+        attachment.bytes, maintype=main, subtype=sub, filename=attachment.name, cte="base64"
+    )
 
 
 class NotTaken(Exception):

@@ -54,6 +54,7 @@ SQL_FILES = (  # lower domains first
     "metering/database.sql",
     "metering/ingest.sql",
     "metering/verify.sql",
+    "payments/around.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings
 
 from bursar.core.mail_settings import is_loopback
@@ -60,6 +60,10 @@ class PaymentSettings(BaseSettings):
     paypal_api_base: ApiBase = Field(
         "https://api-m.paypal.com",
         description="Where PayPal's API is; https://api-m.sandbox.paypal.com for its sandbox.",
+    )
+    receipt_font: FilePath | None = Field(
+        None,
+        description="A TrueType font for receipts as PDF; without it names are in Latin letters.",
     )
 
 

@@ -10,6 +10,7 @@ from bursar.core import idempotency, mail
 from bursar.core.database import Base
 from bursar.keys import models as keys
 from bursar.metering import models as metering
+from bursar.payments import around_models as around_payments
 from bursar.payments import models as payments
 from bursar.rewards import models as rewards
 from bursar.system import models as system
@@ -30,6 +31,7 @@ DOMAINS = (
     booking,
     keys,
     metering,
+    around_payments,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata

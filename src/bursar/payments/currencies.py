@@ -47,3 +47,8 @@ async def check(
     if exact >= MOST:
         raise money.bad(money.TooLarge, pointer, "This amount is too large.")
     return exact
+
+
+def exactly(amount: Decimal, currency: str) -> Decimal:
+    """With all digits of its currency, as it is shown."""
+    return amount.quantize(Decimal(1).scaleb(-digits(currency)))

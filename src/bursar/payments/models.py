@@ -221,6 +221,13 @@ class Payment(Base):
             unique=True,
             postgresql_where=text("idempotency_key is not null"),
         ),
+        Index(
+            "uq_payments_automatic",
+            "user_id",
+            unique=True,
+            postgresql_where=text("automatic and status = 'pending'"),
+        ),
+        Index("ix_payments_automatic", "user_id", "created_at", postgresql_where=text("automatic")),
         Index("ix_payments_user_id", "user_id", "created_at", "id"),
         Index("ix_payments_created_at", "created_at", "id"),
         Index("ix_payments_status", "status", "created_at", "id"),

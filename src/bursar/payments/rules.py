@@ -38,3 +38,9 @@ EVENTS_DAYS = setting(
     ge=7,
     le=3650,
 )
+RECEIPTS_MAILED = setting(
+    "receipts_mailed",
+    bool,
+    True,
+    "Whether customers get their receipt by mail when a payment completes.",
+)

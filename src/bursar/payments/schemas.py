@@ -1,6 +1,5 @@
 """Payments as customers see them; amounts are numbers with all digits of their currency."""
 
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,8 +8,8 @@ from pydantic import AfterValidator, Field
 from bursar.core.money import Amount
 from bursar.core.paging import PageFields
 from bursar.core.wire import Moment, Money, Wire
-from bursar.payments import currencies
 from bursar.payments.cards import CardFree, refuse_card
+from bursar.payments.currencies import exactly as exactly
 from bursar.payments.models import (
     Destination,
     Method,
@@ -110,10 +109,6 @@ def facts(row: Payment) -> dict[str, Any]:
         "disputed": row.disputed > 0,
         "metadata": row.about,
     }
-
-
-def exactly(amount: Decimal, currency: str) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-currencies.digits(currency)))
 
 
 class PaymentList(PageFields, Wire):

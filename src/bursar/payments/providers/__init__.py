@@ -186,6 +186,9 @@ class Provider(Protocol):
     async def look_at_refund(self, back: Return) -> Answer:
         """How a refund stands now."""
 
+    async def forget(self, token: str) -> None:
+        """Forgets a saved method; one that is not known there any more is forgotten."""
+
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """The event of a webhook whose signature, over the raw bytes, and time are right."""
 

@@ -76,6 +76,9 @@ class Demo:
     async def look_at_refund(self, back: Return) -> Answer:
         return await self.refund(back)
 
+    async def forget(self, token: str) -> None:
+        """It knows none."""
+
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         raise BadSignature("The demo sends no webhooks.")
 

@@ -159,6 +159,9 @@ class PayPal:
             return gone(refused)
         return refund_answer(found)
 
+    async def forget(self, token: str) -> None:
+        """Nothing is saved at PayPal."""
+
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """Signed for one of our webhooks, at most 300 seconds ago or ahead."""
         await self._signatures.demand(body, headers)

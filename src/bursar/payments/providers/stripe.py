@@ -7,6 +7,7 @@ intent is looked for by our id, which stands in its metadata, before another one
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -198,6 +199,10 @@ class Stripe:
             return await self.refund(back)
         found = await called(self._client.v1.refunds.retrieve_async(back.provider_refund_id))
         return refund_answer(plain(found))
+
+    async def forget(self, token: str) -> None:
+        with suppress(stripe.InvalidRequestError):  # it is gone, or was never attached
+            await called(self._client.v1.payment_methods.detach_async(token))
 
     async def read_event(self, body: bytes, headers: Mapping[str, str]) -> Event:
         """Signed by one of our secrets, at most 300 seconds ago or ahead."""

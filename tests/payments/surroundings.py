@@ -1,0 +1,52 @@
+"""What happens around payments in tests: subscribers are told, jobs run, and time of day is ours.
+
+await listen(live)          # before anything is published
+await settle(live)          # everything that comes of it
+"""
+
+from typing import Any
+from uuid import UUID
+
+from bursar.core import events, relay
+from bursar.payments.providers import SavedMethod, What
+from tests.accounts.people import rows, run_jobs
+from tests.conftest import Live
+from tests.payments.tills import captured, fact, intend, tell
+from tests.wallets.purses import Customer
+from tests.world import CARL
+
+NAMES = ("payments.receipts", "payments.auto_topups", "payments.methods")
+
+
+def subscribers() -> list[events.Subscriber]:
+    return [events.subscribers[name] for name in NAMES]
+
+
+async def listen(live: Live) -> None:
+    await relay.register(live.database, subscribers())
+
+
+async def settle(live: Live) -> None:
+    """Jobs, the events that they publish, and so on until nothing is left to tell."""
+    told = 1
+    while told:
+        await run_jobs(live)
+        told = 0
+        for subscriber in subscribers():
+            delivery = await relay.deliver(live.database, subscriber)
+            while delivery.next_in_seconds == relay.SOON:
+                delivery = await relay.deliver(live.database, subscriber)
+            told += delivery.events
+
+
+async def save_method(live: Live, who: Customer = CARL, token: str = "pm_1", **given: Any) -> UUID:
+    """By a payment, as its provider tells it."""
+    provider = given.pop("provider", "stripe")
+    payment = await intend(live, who, 1, provider=provider, save_method=True)
+    facts = {"brand": "visa", "last_four": "4242", "exp_month": 12, "exp_year": 2031, **given}
+    await tell(live, captured(payment, 1, provider=provider))
+    saved = SavedMethod(token, **facts)
+    await tell(live, fact(payment, What.METHOD_SAVED, token, method=saved, provider=provider))
+    [row] = await rows(live, "select id from payment_methods where token = $1", token)
+    found: UUID = row["id"]
+    return found
