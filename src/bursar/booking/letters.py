@@ -126,7 +126,7 @@ async def write(db: AsyncSession, row: Appointment | Enrolment, news: str) -> No
     )
 
 
-def what_and_when(row: Appointment | Enrolment) -> dict[str, str]:
+def what_and_when(row: Appointment | Enrolment) -> dict[str, Any]:
     provider = provider_of(row)
     if isinstance(row, Appointment):
         what, starts_at = row.service_name, row.starts_at

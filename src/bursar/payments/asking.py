@@ -50,7 +50,7 @@ async def create(desk: Desk, payment_id: UUID) -> None:
 async def complete(desk: Desk, payment_id: UUID) -> None:
     """Takes what the customer has approved, and learns how the payment stands. Where no answer
     comes, the sweeper goes on."""
-    await ask(desk, payment_id, lambda provider, charge: provider.complete(charge), begun=False)
+    await ask(desk, payment_id, lambda provider, charge: provider.complete(charge))
 
 
 async def learn(desk: Desk, payment_id: UUID) -> None:

@@ -2,8 +2,8 @@
 
 from bursar.migrations.script import run
 
-revision = "20261128_0013"
-down_revision = "20261128_0012"
+revision = "20261128_0016"
+down_revision = "20261128_0015"
 
 
 def upgrade() -> None:
