@@ -27,6 +27,11 @@ from tests.wallets.purses import balance_of, fund, move_in
 
 RANKS = ("pending", "failed", "completed", "partially_refunded", "refunded")
 START = 1000
+MISCOUNTED = """
+  select payment_method, status, currency, payment_count, total_amount from payment_summary
+  except
+  select payment_method, status, currency, count(*), sum(amount) from payments group by 1, 2, 3
+"""
 numbers = count(1)
 amounts = st.integers(1, 12)
 places = st.integers(0, 40)
@@ -290,6 +295,7 @@ class FactMachine(RuleBasedStateMachine):
         """
         [told] = await rows(self.live, query, str(self.customer))
         assert told["completed"] == sum(truth.captured for truth in self.truths)
+        assert await rows(self.live, MISCOUNTED) == []
 
 
 @pytest.fixture

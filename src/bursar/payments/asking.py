@@ -48,7 +48,8 @@ async def create(desk: Desk, payment_id: UUID) -> None:
 
 
 async def complete(desk: Desk, payment_id: UUID) -> None:
-    """Takes what the customer has approved, and learns how the payment stands."""
+    """Takes what the customer has approved, and learns how the payment stands. Where no answer
+    comes, the sweeper goes on."""
     await ask(desk, payment_id, lambda provider, charge: provider.complete(charge))
 
 
@@ -161,6 +162,7 @@ async def give_back(desk: Desk, refund_id: UUID) -> None:
             ids=ids_of(payment),
             provider_refund_id=refund.provider_refund_id,
             reason=refund.reason,
+            begun_at=refund.created_at,
         )
         provider = desk.providers.of(payment.provider)
         known = refund.provider_state == ProviderState.WAITING
