@@ -80,7 +80,7 @@ class MortalStripe(Stripe):
 
 
 def installed(order: dict[str, Any]) -> tuple[Live, Clock]:
-    """Made once for a database, before any child; connections are made by whoever needs them first."""
+    """Once for a database, before any child; connections are made by whoever needs them first."""
     settings = Settings(data=Path("/nowhere"), **order["settings"])
     app = create_app(settings, order["url"])
     database, stripe = MortalDatabase(order["url"], settings), MortalStripe.of(settings)
