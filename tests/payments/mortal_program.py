@@ -80,7 +80,7 @@ class MortalStripe(Stripe):
 
 
 def installed(order: dict[str, Any]) -> tuple[Live, Clock]:
-    """Made once, before any child; connections are made by whoever needs them first."""
+    """Once for a database, before any child; connections are made by whoever needs them first."""
     settings = Settings(data=Path("/nowhere"), **order["settings"])
     app = create_app(settings, order["url"])
     database, stripe = MortalDatabase(order["url"], settings), MortalStripe.of(settings)
@@ -98,10 +98,10 @@ async def send(live: Live, clock: Clock, order: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    here: tuple[Live, Clock] | None = None
+    known: dict[str, tuple[Live, Clock]] = {}
     for line in sys.stdin:
         order = json.loads(line)
-        here = here or installed(order)
+        here = known.setdefault(order["url"], known.get(order["url"]) or installed(order))
         reading, writing = os.pipe()
         if pid := os.fork():
             os.close(writing)

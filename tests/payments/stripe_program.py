@@ -105,6 +105,14 @@ class Server:
                 return stripe.new("cus", "customer", email=asked.get("email"))
             case "POST", ["refunds"]:
                 return stripe.create_refund(asked)
+            case "GET", ["refunds"]:
+                intent = asked["payment_intent"]
+                data = [
+                    each
+                    for each in stripe.things.values()
+                    if each["object"] == "refund" and each["payment_intent"] == intent
+                ]
+                return {"object": "list", "data": data, "has_more": False, "url": path}
             case "GET", ["refunds", name]:
                 return stripe.find(name, "refund")
             case "GET", ["balance_transactions"]:

@@ -29,8 +29,8 @@ Asked = tuple[str, str, Any, str]  # who, the path, the body, the key
 class Mortal:
     """The program that is killed; a child for each request."""
 
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
+    def __init__(self) -> None:
+        self.shop: Shop
         self._program = subprocess.Popen(
             [sys.executable, "-m", "tests.payments.mortal_program"],
             stdin=subprocess.PIPE,
@@ -52,11 +52,11 @@ class Mortal:
     def post(self, who: str, path: str, body: Any, key: str, *, kill_at: int) -> str | None:
         """What was answered, or None where it was killed."""
         order = {
-            "url": self._shop.live.url,
+            "url": self.shop.live.url,
             "settings": {
                 "secret_key": SECRET,
                 "stripe_secret_key": KEY,
-                "stripe_api_base": self._shop.stripe.url,
+                "stripe_api_base": self.shop.stripe.url,
             },
             "who": who,
             "path": path,
@@ -78,11 +78,17 @@ class Mortal:
         self._program.communicate()
 
 
+@pytest.fixture(scope="module")
+def program() -> Iterator[Mortal]:
+    mortal = Mortal()
+    yield mortal
+    mortal.end()
+
+
 @pytest.fixture
-def mortal(shop: Shop) -> Iterator[Mortal]:
-    program = Mortal(shop)
-    yield program
-    program.end()
+def mortal(program: Mortal, shop: Shop) -> Mortal:
+    program.shop = shop
+    return program
 
 
 async def recover(shop: Shop) -> None:
@@ -141,7 +147,7 @@ async def test_asking_for_a_payment_is_killed_between_any_two_steps(
 
 
 async def test_taking_the_money_is_killed_between_any_two_steps(shop: Shop, mortal: Mortal) -> None:
-    paths = [f"{PAYMENTS}/{(await shop.pay(CARL, 20))['id']}/confirmation" for _ in range(16)]
+    paths = [f"{PAYMENTS}/{(await shop.pay(CARL, 20))['id']}/confirmation" for _ in range(12)]
     killed = mortal.kill_everywhere(lambda moment: ("carl", paths[moment - 1], None, str(moment)))
     assert len(killed) > 6
     await recover(shop)

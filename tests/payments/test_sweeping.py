@@ -1,5 +1,6 @@
 """What payments do by themselves: nothing stays in doubt, and what cannot be asked stops nobody."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,21 @@ async def test_a_payment_of_a_provider_that_is_gone_keeps_nobody_waiting(shop: S
     await run(shop, tasks.sweep)
     assert (await shop.read(begun["id"]))["providerState"] == "waiting"
     assert (await state(shop.live, stuck))[0] == "pending"
+
+
+async def test_a_refund_is_found_although_stripe_has_forgotten_its_key(shop: Shop) -> None:
+    """After a day of doubt; a part would go back twice otherwise."""
+    paid = await shop.paid(CARL, 20)
+    shop.stripe.fail("POST", "/v1/refunds", "after")
+    await shop.refund(paid["id"], 5)
+    shop.stripe.forget_keys()
+    await rows(shop.live, "alter table refunds disable trigger count_refund")
+    await rows(shop.live, "update refunds set created_at = now() - interval '2 days'")
+    await rows(shop.live, "alter table refunds enable trigger count_refund")
+    await rows(shop.live, "update refunds set asked_at = now() - interval '2 hours'")
+    await run(shop, tasks.sweep)
+    assert len(shop.stripe.books("refund")) == 1
+    assert await state(shop.live, paid["id"]) == ("partially_refunded", Decimal(20), Decimal(5))
 
 
 async def test_doubt_begins_anew_after_each_answer(shop: Shop) -> None:

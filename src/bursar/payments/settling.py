@@ -228,7 +228,8 @@ async def hear(db: AsyncSession, payment_id: UUID, answer: Answer) -> Payment:
         payment.provider_state = answer.state
         payment.next_action = dict(answer.next_action) if answer.next_action else None
         payment.failure_code, payment.failure_reason = answer.code, answer.reason
-        payment.attempts = 1  # it was heard of: the next doubt is asked about at once again
+        if answer.state != ProviderState.UNKNOWN:
+            payment.attempts = 1  # it was heard of: the next doubt is asked about soon again
     await db.flush()
     for fact in answer.facts:
         await apply(db, fact)

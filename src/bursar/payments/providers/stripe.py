@@ -2,7 +2,7 @@
 
 Retries are ours, so the library makes none. Whatever leaves open whether a call has happened is
 `Unknown`; what Stripe refuses is an answer. A key is forgotten there after a day: from then on an
-intent is looked for by our id, which stands in its metadata, before another one is made.
+intent or refund is looked for by our id, which stands in its metadata, before another is made.
 """
 
 import time
@@ -182,6 +182,8 @@ class Stripe:
         return str((await called(self._client.v1.customers.create_async(params, options))).id)
 
     async def refund(self, back: Return) -> Answer:
+        if is_old(back) and (found := await self._search_refund(back)):
+            return refund_answer(plain(found))
         params: Any = {
             "payment_intent": back.ids.get("stripe_payment_intent_id"),
             "amount": minor(back.amount, back.currency),
@@ -193,6 +195,13 @@ class Stripe:
         except stripe.InvalidRequestError as error:
             return Answer(ProviderState.GONE, code=error.code, reason=error.user_message)
         return refund_answer(plain(made))
+
+    async def _search_refund(self, back: Return) -> Any:
+        """Of an intent's refunds, as many as there are on one page, the one that has our id."""
+        params: Any = {"payment_intent": back.ids.get("stripe_payment_intent_id"), "limit": 100}
+        page = await called(self._client.v1.refunds.list_async(params))
+        ours = str(back.refund_id)
+        return next((r for r in page.data if plain(r)["metadata"].get("refund_id") == ours), None)
 
     async def look_at_refund(self, back: Return) -> Answer:
         if back.provider_refund_id is None:
@@ -259,8 +268,8 @@ async def called(call: Any) -> Any:
         raise Unknown("Stripe refuses our key") from error
 
 
-def is_old(charge: Charge) -> bool:
-    return charge.begun_at is not None and datetime.now(UTC) - charge.begun_at > KEYS_KEPT
+def is_old(asked: Charge | Return) -> bool:
+    return asked.begun_at is not None and datetime.now(UTC) - asked.begun_at > KEYS_KEPT
 
 
 def minor(amount: Decimal, currency: str) -> int:
