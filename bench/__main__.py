@@ -23,6 +23,7 @@ ENTRIES = (
     "charges_http",
     "ledger",
     "verify",
+    "payments_summary",
 )
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 
