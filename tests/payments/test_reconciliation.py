@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -18,8 +17,8 @@ from bursar.payments.providers import Booked, Unknown, What
 from bursar.payments.providers.registry import Providers
 from bursar.payments.reconciliation import BooksUnread
 from tests.accounts.people import rows
+from tests.audit.trail import superuser
 from tests.conftest import Live
-from tests.databases import raw
 from tests.payments.shop import Shop
 from tests.payments.tills import captured, fact, intend, refunded, tell
 from tests.wallets.purses import move_in, post, refused
@@ -200,9 +199,8 @@ async def test_our_own_rows_damaged_in_each_way(live_db: Live, damage: str) -> N
 
 async def damage_by_hand(live: Live, statement: str) -> None:
     """As whoever may switch off triggers."""
-    connection = await asyncpg.connect(raw(live.url))
-    await connection.execute(f"set session_replication_role = replica; {statement}")
-    await connection.close()
+    async with superuser(live.url) as connection:
+        await connection.execute(f"set session_replication_role = replica; {statement}")
 
 
 async def test_an_entry_of_the_ledger_without_any_payment(live_db: Live) -> None:
