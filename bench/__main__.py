@@ -27,6 +27,7 @@ ENTRIES = (
     "verify",
     "verify_key",
     "webhooks",
+    "payments_summary",
 )
 QUICK = Plan(rounds=1, seconds=1, quick=True)
 

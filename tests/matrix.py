@@ -21,7 +21,7 @@ everybody
   POST /first-run                             GET /first-run/done
   GET /first-run/page.css
   GET /demo-payments/page.css                 GET /demo-payments/{payment_id}
-  POST /demo-payments/{payment_id}
+  POST /demo-payments/{payment_id}            GET /receipts/page.css
   POST /api/v1/payments/webhook               POST /api/v1/payments/webhooks/{provider}
   POST /api/v1/auth/signup                    POST /api/v1/auth/login
   POST /api/v1/auth/refresh                   POST /api/v1/auth/verify-email
@@ -71,6 +71,7 @@ customers, their keys and services
 
 services
   POST /api/v1/keys/verify
+  GET /api/v1/users/{user_id}/payment-methods GET /api/v1/users/{user_id}/auto-topup
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -83,6 +84,9 @@ customers in person
   POST /api/v1/users/{user_id}/rewards/redemptions
   POST /api/v1/api-keys                       PUT /api/v1/api-keys/{key_id}
   POST /api/v1/api-keys/{key_id}/rotation
+  PUT /api/v1/users/{user_id}/payment-methods/{method_id}/default
+  DELETE /api/v1/users/{user_id}/payment-methods/{method_id}
+  PUT /api/v1/users/{user_id}/auto-topup      DELETE /api/v1/users/{user_id}/auto-topup
 
 customers, and owner, administrator, support, analyst
   GET /api/v1/balance/{user_id}
@@ -116,6 +120,13 @@ owner, administrator
   POST /api/v1/admin/payments/{payment_id}/confirmation
   POST /api/v1/admin/payments/{payment_id}/bounce
   POST /api/v1/admin/payment-events/{event_id}/replay
+  POST /api/v1/admin/payments/{payment_id}/receipt-mails
+  POST /api/v1/admin/reconciliation/differences/{difference_id}/closure
+  POST /api/v1/admin/bank-statements
+  POST /api/v1/admin/bank-matches/{match_id}/acceptance
+  POST /api/v1/admin/bank-matches/{match_id}/rejection
+  POST /api/v1/admin/bank-lines/{line_id}/assignment
+  POST /api/v1/admin/bank-lines/{line_id}/dismissal
   POST /api/v1/admin/transfers/{transfer_id}/reversal
   POST /api/v1/admin/users/{user_id}/adjustments
   POST /api/v1/admin/users/{user_id}/rewards/grants
@@ -141,7 +152,11 @@ owner, administrator, and services
   POST /api/v1/admin/wallets/holds/{hold_id}/void
 
 owner, administrator, analyst
-  GET /api/v1/admin/ledger/trial-balance
+  GET /api/v1/admin/ledger/trial-balance      GET /api/v1/admin/bank-statements
+  GET /api/v1/admin/bank-lines                GET /api/v1/admin/bank-matches
+  GET /api/v1/admin/reconciliation/runs
+  GET /api/v1/admin/reconciliation/differences
+  GET /api/v1/admin/reconciliation/differences/{difference_id}
 
 owner, administrator, marketer
   POST /api/v1/admin/rewards/rules            POST /api/v1/admin/rewards/tiers
@@ -183,6 +198,7 @@ customers, and owner, administrator
 customers, and owner, administrator, support, analyst
   GET /api/v1/payments                        GET /api/v1/payments/summary
   GET /api/v1/payments/{payment_id}           GET /api/v1/payments/{payment_id}/audit
+  GET /api/v1/payments/{payment_id}/receipt
 
 owner, administrator, support, analyst
   GET /api/v1/admin/payments                  GET /api/v1/admin/payments/{payment_id}
@@ -191,7 +207,8 @@ owner, administrator, support, analyst
   GET /api/v1/admin/health                    GET /api/v1/admin/assets
   GET /api/v1/admin/adjustments               GET /api/v1/admin/adjustments/{adjustment_id}
   GET /api/v1/admin/transfers/{transfer_id}   GET /api/v1/admin/wallets/holds/{hold_id}
-  GET /api/v1/admin/users/{user_id}/holds
+  GET /api/v1/admin/users/{user_id}/holds     GET /api/v1/admin/users/{user_id}/auto-topup
+  GET /api/v1/admin/users/{user_id}/payment-methods
   GET /api/v1/admin/users/{user_id}/wallets   GET /api/v1/admin/users/{user_id}/statement
   GET /api/v1/admin/webhook-endpoints         GET /api/v1/admin/webhook-endpoints/{endpoint_id}
   GET /api/v1/admin/webhook-event-types

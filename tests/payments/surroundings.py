@@ -42,7 +42,8 @@ async def settle(live: Live) -> None:
 async def save_method(live: Live, who: Customer = CARL, token: str = "pm_1", **given: Any) -> UUID:
     """By a payment, as its provider tells it."""
     provider = given.pop("provider", "stripe")
-    payment = await intend(live, who, 1, provider=provider, save_method=True)
+    test_mode = given.pop("test_mode", True)
+    payment = await intend(live, who, 1, provider=provider, save_method=True, test_mode=test_mode)
     facts = {"brand": "visa", "last_four": "4242", "exp_month": 12, "exp_year": 2031, **given}
     await tell(live, captured(payment, 1, provider=provider))
     saved = SavedMethod(token, **facts)

@@ -8,6 +8,7 @@ from bursar.wallets import ledger
 from bursar.wallets.ledger import POINTS
 from tests.world import CARL, DORA
 
+ABSENT = UUID("00000000-0000-7000-8000-00000000dead")
 CHARGE = {"userId": str(CARL.id), "amount": "0.01", "category": "models"}
 REASON = "They wrote to us"
 
@@ -28,6 +29,9 @@ MONEY_BODIES: dict[str, dict[str, Any]] = {
         "amount": "0.01",
         "note": "number {n}",
     },
+    "PUT /api/v1/users/{user_id}/auto-topup": {"threshold": 5, "amount": 20},
+    "POST /api/v1/admin/reconciliation/differences/{difference_id}/closure": {"note": REASON},
+    "POST /api/v1/admin/bank-lines/{line_id}/assignment": {"paymentId": str(ABSENT)},
     "POST /api/v1/admin/assets": {"code": "GBP", "scale": 2},
     "POST /api/v1/admin/wallets/charges": CHARGE,
     "POST /api/v1/admin/wallets/charges/bulk": {"charges": [{**CHARGE, "key": "k{n}"}]},
@@ -100,6 +104,7 @@ async def set_out_money(database: Any, *, proposer: UUID) -> dict[str, Any]:
     payment = await database.fetchval(PAYMENT, CARL.id)
     await database.execute(CAPTURED, payment)
     return {
+        **await set_out_around(database),
         "payment_id": payment,
         "event_id": await database.fetchval(EVENT),
         "transfer_id": charged.transfer_id,
@@ -108,3 +113,48 @@ async def set_out_money(database: Any, *, proposer: UUID) -> dict[str, Any]:
         "rule_id": await database.fetchval(RULE),
         "tier_id": await database.fetchval(TIER),
     }
+
+
+# Each is new every time; who has a card, has it as the default.
+AROUND = {
+    "method_id": """
+      with former as (delete from payment_methods)
+      insert into payment_methods (user_id, provider, token, brand, last_four)
+      values ($1, 'demo', uuid7()::text, 'visa', '4242') returning id""",
+    "line_id": """
+      with statement as (
+        insert into bank_statements (sha256, file_name, format, lines, new_lines, imported_by)
+        values (sha256(uuid_send(uuid7())), 'x', 'csv', 1, 1, 'scene') returning id)
+      insert into bank_lines (statement_id, hash, booked_on, amount, currency)
+      select id, sha256(uuid_send(id)), current_date, 5, 'USD' from statement
+      where $1::uuid is not null returning id""",
+    "difference_id": """
+      with run as (
+        insert into reconciliations (since, until) values (now(), now() + interval '1 day')
+        returning id)
+      insert into reconciliation_differences (kind, provider, subject, happened_at, seen_by)
+      select 'missing_here', 'stripe', id::text, now(), id from run
+      where $1::uuid is not null returning id""",
+}
+TOP_UP = """
+insert into auto_topups (user_id, threshold, amount) values ($1, 5, 20)
+on conflict (user_id) do nothing
+"""
+AWAITED = """
+insert into payments (user_id, amount, payment_method, provider)
+values ($1, 5, 'bank_transfer', 'manual') returning id
+"""
+MATCH = """
+insert into bank_matches (line_id, payment_id, score, reason)
+values ($1, $2, 30, 'amount') returning id
+"""
+
+
+async def set_out_around(database: Any) -> dict[str, Any]:
+    """Saved methods, top-ups, a difference, and a bank's line with a match."""
+    found = {name: await database.fetchval(query, CARL.id) for name, query in AROUND.items()}
+    for who in (CARL, DORA):
+        await database.execute(TOP_UP, who.id)
+    awaited = await database.fetchval(AWAITED, CARL.id)
+    found["match_id"] = await database.fetchval(MATCH, found["line_id"], awaited)
+    return found

@@ -1,22 +1,23 @@
 """Staff read in the bank's statements and say which line is the money of which payment."""
 
+from contextlib import AbstractAsyncContextManager
 from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
-from bursar.core.database import Db
+from bursar.core.database import WORKER, Database, Db
 from bursar.core.errors import InvalidInput
 from bursar.core.idempotency import own_key
 from bursar.core.paging import PageFields, PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Moment, Money, Route, StaffWire, answer
 from bursar.payments import bank
-from bursar.payments.api import desk
 from bursar.payments.around_models import (
     BankLine,
     BankMatch,
@@ -45,6 +46,12 @@ FILE: dict[str, Any] = {
 }
 DECISIONS = documented(UnknownMatch, Decided)
 ACCEPTING = documented(UnknownMatch, UnknownPayment, Decided, PaidOtherwise, AmountDiffers)
+
+
+def acting(request: Request) -> AbstractAsyncContextManager[AsyncSession]:
+    """The worker writes what comes of money; whose deed it is, the origin says."""
+    database: Database = request.app.state.database
+    return database.transaction(WORKER, origin=request.state.origin)
 
 
 class StatementOut(StaffWire):
@@ -149,7 +156,7 @@ async def take_statement(request: Request, ask: Annotated[UploadQuery, Query()])
     """Reads a file of the bank: CSV or camt.053. The same file again changes nothing."""
     content = await request.body()
     file = await bank.read(content, ask.file_name, Hints(ask.currency, ask.dates))
-    async with desk(request).transaction() as db:
+    async with acting(request) as db:
         taken = await bank.take(db, file)
         shown = StatementTaken(
             statement=StatementOut.of(taken.statement),
@@ -211,7 +218,7 @@ async def list_matches(db: Db, ask: Annotated[MatchesQuery, Query()]) -> MatchLi
 @own_key
 async def accept(request: Request, match_id: UUID) -> Response:
     """It is: the payment is confirmed with the amount that has come."""
-    async with desk(request).transaction() as db:
+    async with acting(request) as db:
         shown = MatchOut.of(await bank.accept(db, match_id))
     return answer(shown)
 
@@ -225,7 +232,7 @@ async def accept(request: Request, match_id: UUID) -> Response:
 @own_key
 async def reject(request: Request, match_id: UUID) -> Response:
     """It is not, and is not proposed again."""
-    async with desk(request).transaction() as db:
+    async with acting(request) as db:
         shown = MatchOut.of(await bank.reject(db, match_id))
     return answer(shown)
 
@@ -245,7 +252,7 @@ class AssignmentIn(StaffWire):
 @own_key
 async def assign(request: Request, line_id: UUID, body: AssignmentIn) -> Response:
     """The line is the money of this payment, whether that was proposed or not."""
-    async with desk(request).transaction() as db:
+    async with acting(request) as db:
         shown = MatchOut.of(await bank.assign(db, line_id, body.payment_id))
     return answer(shown)
 
@@ -259,6 +266,6 @@ async def assign(request: Request, line_id: UUID, body: AssignmentIn) -> Respons
 @own_key
 async def dismiss(request: Request, line_id: UUID) -> Response:
     """The line is no payment of a customer's."""
-    async with desk(request).transaction() as db:
+    async with acting(request) as db:
         shown = LineOut.of(await bank.dismiss(db, line_id))
     return answer(shown)

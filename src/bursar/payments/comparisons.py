@@ -140,7 +140,7 @@ BY_LEDGER = """
 with entries as (
   select operations.key, operations.created_at, transfers.asset, transfers.amount, scale,
     metadata ->> 'payment_id' as payment_id, metadata ->> 'refund_id' as refund_id,
-    metadata ->> 'dispute_id' as dispute_id, credit.purpose as into
+    metadata ->> 'dispute_id' as dispute_id, credit.purpose as side
   from operations
   cross join lateral jsonb_array_elements(outcome -> 'legs') as leg
   join transfers on transfers.id = (leg ->> 'transfer_id')::uuid
@@ -151,8 +151,8 @@ with entries as (
   select key, created_at, asset, min(payment_id)::uuid as payment_id,
     min(refund_id)::uuid as refund_id, min(dispute_id)::uuid as dispute_id,
     sum(amount) filter (where case
-      when key like 'refund:%' then into in ('refunds', 'wallet')
-      when key like 'dispute:%' then into = 'clearing'
+      when key like 'refund:%' then side in ('refunds', 'wallet')
+      when key like 'dispute:%' then side = 'clearing'
       else true end) / power(10::numeric, min(scale)) as amount
   from entries group by key, created_at, asset
 ), beside as (
