@@ -36,7 +36,8 @@ CLAIMS = (Claim(NAME, 2_000, at_least=True),)
 COUNTED = """
   select count(*) as events,
     count(*) filter (where status = 'waiting') as waiting,
-    (select count(*) from pgqueuer where entrypoint = 'payments.read_events') as jobs
+    (select coalesce(sum(json_array_length(convert_from(payload, 'utf8')::json -> 'events')), 0)
+      from pgqueuer where entrypoint = 'payments.read_events') as jobs
   from payment_events
 """
 

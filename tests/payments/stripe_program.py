@@ -105,6 +105,11 @@ class Server:
                 return stripe.new("cus", "customer", email=asked.get("email"))
             case "POST", ["refunds"]:
                 return stripe.create_refund(asked)
+            case "GET", ["refunds"]:
+                intent = asked["payment_intent"]
+                made = [t for t in stripe.things.values() if t["object"] == "refund"]
+                data = [each for each in made if each["payment_intent"] == intent]
+                return {"object": "list", "data": data, "has_more": False, "url": path}
             case "GET", ["refunds", name]:
                 return stripe.find(name, "refund")
             case "GET", ["balance_transactions"]:

@@ -162,6 +162,7 @@ async def give_back(desk: Desk, refund_id: UUID) -> None:
             ids=ids_of(payment),
             provider_refund_id=refund.provider_refund_id,
             reason=refund.reason,
+            begun_at=refund.created_at,
         )
         provider = desk.providers.of(payment.provider)
         known = refund.provider_state == ProviderState.WAITING

@@ -16,9 +16,9 @@ import stripe
 from stripe import StripeClient, WebhookSignature
 
 from bursar.core import money
+from bursar.core.errors import BursarError
 from bursar.core.payment_settings import split
 from bursar.core.settings import Settings
-from bursar.payments.currencies import digits
 from bursar.payments.models import ProviderState
 from bursar.payments.providers import (
     Answer,
@@ -38,6 +38,7 @@ from bursar.payments.providers.stripe_facts import (
     facts_of_intent,
     facts_of_refund,
     ids_of_intent,
+    scale_of,
 )
 
 TIMEOUT_SECONDS = 20
@@ -78,8 +79,12 @@ class Stripe:
         customer = charge.customer_id
         if charge.save_method and customer is None:
             customer = await self._new_customer(charge)
+        try:
+            whole = minor(charge.amount, charge.currency)
+        except BursarError as error:
+            return unpayable(error)
         asked: dict[str, Any] = {
-            "amount": minor(charge.amount, charge.currency),
+            "amount": whole,
             "currency": charge.currency.lower(),
             "description": charge.description,
             "metadata": {"payment_id": str(charge.payment_id)},
@@ -181,9 +186,15 @@ class Stripe:
         return str((await called(self._client.v1.customers.create_async(params, options))).id)
 
     async def refund(self, back: Return) -> Answer:
+        if is_old(back) and (found := await self._made_before(back)):
+            return refund_answer(found)
+        try:
+            whole = minor(back.amount, back.currency)
+        except BursarError as error:
+            return unpayable(error)
         params: Any = {
             "payment_intent": back.ids.get("stripe_payment_intent_id"),
-            "amount": minor(back.amount, back.currency),
+            "amount": whole,
             "metadata": {"payment_id": str(back.payment_id), "refund_id": str(back.refund_id)},
         }
         options: Any = {"idempotency_key": back.key}
@@ -192,6 +203,15 @@ class Stripe:
         except stripe.InvalidRequestError as error:
             return Answer(ProviderState.GONE, code=error.code, reason=error.user_message)
         return refund_answer(plain(made))
+
+    async def _made_before(self, back: Return) -> dict[str, Any] | None:
+        """Its key may be forgotten, so it is looked for by our id."""
+        params: Any = {"payment_intent": back.ids.get("stripe_payment_intent_id"), "limit": 100}
+        made = await called(self._client.v1.refunds.list_async(params))
+        for each in map(plain, made.data):
+            if (each.get("metadata") or {}).get("refund_id") == str(back.refund_id):
+                return each
+        return None
 
     async def look_at_refund(self, back: Return) -> Answer:
         if back.provider_refund_id is None:
@@ -254,12 +274,17 @@ async def called(call: Any) -> Any:
         raise Unknown("Stripe refuses our key") from error
 
 
-def is_old(charge: Charge) -> bool:
-    return charge.begun_at is not None and datetime.now(UTC) - charge.begun_at > KEYS_KEPT
+def is_old(asked: Charge | Return) -> bool:
+    return asked.begun_at is not None and datetime.now(UTC) - asked.begun_at > KEYS_KEPT
 
 
 def minor(amount: Decimal, currency: str) -> int:
-    return money.minor(amount, digits(currency))
+    return money.minor(amount, scale_of(currency))
+
+
+def unpayable(error: BursarError) -> Answer:
+    """Stripe keeps fewer digits of this currency than ISO 4217 does."""
+    return Answer(ProviderState.GONE, code=error.code, reason=error.detail)
 
 
 def plain(thing: Any) -> dict[str, Any]:
@@ -285,7 +310,7 @@ def booked(entry: dict[str, Any]) -> Booked:
     source = entry.get("source")
     about = source if isinstance(source, dict) else {}
     currency = entry["currency"].upper()
-    scale = digits(currency)
+    scale = scale_of(currency)
     kinds = {"charge": "captured", "payment": "captured", "refund": "refunded"}
     kinds |= {"payment_refund": "refunded", "adjustment": "disputed"}
     intent = about.get("payment_intent")
