@@ -1,13 +1,16 @@
 """Stripe's own library: digits of currencies, keys that are forgotten, and PyPI's localstripe."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from stripe import StripeClient
 
 from bursar.core.errors import BursarError
 from bursar.payments.models import ProviderState
@@ -47,7 +50,7 @@ async def test_a_refund_whose_key_stripe_has_forgotten_is_not_made_again(shop: S
     shop.stripe.fail("POST", "/v1/refunds", "after")
     await shop.refund(paid["id"], 5)
     shop.stripe.forget_keys()
-    away = "update refunds set created_at = now() - interval '2 days', asked_at = created_at"
+    away = "update refunds set created_at = now() - interval '2 days', asked_at = null"
     await rows(shop.live, "alter table refunds disable trigger user")
     await rows(shop.live, away)
     await rows(shop.live, "alter table refunds enable trigger user")
@@ -95,14 +98,21 @@ def charge(**more: object) -> Charge:
     return Charge(**{**given, **rest, **more})  # type: ignore[arg-type]
 
 
-async def test_the_plain_flow_at_localstripe(stripe: Stripe) -> None:
+async def test_looked_at_and_cancelled_at_localstripe(stripe: Stripe, localstripe: str) -> None:
+    """It takes no description, so the intent is made by the library itself."""
     asked = charge()
-    begun = await stripe.create(asked)
-    assert begun.state == ProviderState.WAITING
-    assert begun.next_action is not None
-    assert begun.next_action["client_secret"]
-    known = charge(payment_id=asked.payment_id, ids=begun.ids)
-    assert (await stripe.look(known)).state == ProviderState.WAITING
+    refusal = await stripe.create(asked)
+    assert refusal.state == ProviderState.GONE
+    assert "Unexpected description" in str(refusal.reason)
+    client = StripeClient("sk_test_local", base_addresses={"api": localstripe})
+    own = {"payment_id": str(asked.payment_id)}
+    params: Any = {"amount": 2000, "currency": "usd", "metadata": own}
+    made = await asyncio.to_thread(client.v1.payment_intents.create, params)
+    known = charge(payment_id=asked.payment_id, ids={"stripe_payment_intent_id": made.id})
+    waiting = await stripe.look(known)
+    assert waiting.state == ProviderState.WAITING
+    assert waiting.next_action is not None
+    assert waiting.next_action["client_secret"] == made.client_secret
     assert (await stripe.cancel(known)).state == ProviderState.GONE
     [fact] = (await stripe.look(known)).facts
     assert (fact.what, fact.payment["id"]) == (What.CANCELLED, str(asked.payment_id))
