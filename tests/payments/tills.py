@@ -68,17 +68,17 @@ async def tell(live: Live, *facts: Fact) -> list[Applied]:
     return applied
 
 
-async def row_of(live: Live, payment_id: UUID) -> dict[str, Any]:
+async def row_of(live: Live, payment_id: Any) -> dict[str, Any]:
     [row] = await rows(live, "select * from payments where id = $1", payment_id)
     return dict(row)
 
 
-async def state(live: Live, payment_id: UUID) -> tuple[str, Decimal, Decimal]:
+async def state(live: Live, payment_id: Any) -> tuple[str, Any, Any]:
     row = await row_of(live, payment_id)
     return row["status"], row["captured"], row["refunded"]
 
 
-async def changes(live: Live, payment_id: UUID) -> list[str]:
+async def changes(live: Live, payment_id: Any) -> list[str]:
     """The statuses that the audit of a payment tells, the oldest first."""
     query = "select new_status from payment_audits where payment_id = $1 order by created_at, id"
     return [row["new_status"] for row in await rows(live, query, payment_id)]

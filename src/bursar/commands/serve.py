@@ -18,6 +18,8 @@ from bursar.core.settings import Settings
 def run(*, data: Path | None, host: str | None, port: int | None, demo: bool, workers: int) -> None:
     started = monotonic()
     settings = settings_of(data, host=host, port=port)
+    if demo:
+        settings = with_demo_payments(settings)
     from bursar.server import bind
 
     with bind(settings.host, settings.port) as sock, database(settings) as url:
@@ -40,6 +42,17 @@ def run(*, data: Path | None, host: str | None, port: int | None, demo: bool, wo
         else:
             processes.run_all_in_one(settings, url, sock, announce)
     say("stopped")
+
+
+def with_demo_payments(settings: Settings) -> Settings:
+    """Where nobody said otherwise and none but this machine can pay with nothing."""
+    from bursar.core.mail_settings import is_loopback
+    from bursar.core.payment_settings import may_show
+
+    said = "demo_payments" in settings.model_fields_set
+    if said or not is_loopback(settings.host) or not may_show(dict(settings)):
+        return settings
+    return settings.model_copy(update={"demo_payments": True})
 
 
 @contextmanager
