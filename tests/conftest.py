@@ -1,6 +1,7 @@
 """What every test may ask for: a database, an application on it, somebody who is signed in."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -22,6 +23,9 @@ from bursar.server import bind, serve
 from tests import databases
 from tests.world import OLIVIA
 
+# These start databases of their own: with one that is named they would only be done again.
+OF_THE_EMBEDDED_ALONE = ["core/embedded", "test_bench.py"]
+collect_ignore = OF_THE_EMBEDDED_ALONE if os.environ.get(databases.EXTERNAL) else []
 servers = ExitStack()
 LOOPBACK = ("127.", "::1", "localhost", "/", "\0")
 
@@ -36,6 +40,11 @@ def only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(only_loopback)
+
+
+def pytest_report_header() -> list[str]:
+    left = " ".join(collect_ignore)
+    return [f"left to a run without {databases.EXTERNAL}: {left}"] if left else []
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -286,3 +286,29 @@ class TestLinkedLegs:
         again = await here.one(pay("clearing", 9, user), pay(user, 1, other, **send))
         assert (again["error"], again["leg"]) == ("wallet.transfer_limit", 2)
         assert await here.state(user) == (0, 0, 20, 4)
+
+
+async def test_no_batch_reads_through_all_accounts() -> None:
+    """What a batch costs does not grow with the number of customers."""
+    url = await databases.clone()
+    async with books(url) as here:
+        await here.execute(
+            "insert into users (email, name) "
+            "select n || '@example.com', 'Somebody' from generate_series(1, 2000) as n"
+        )
+        users = [str(row["id"]) for row in await here.fetch("select id from users limit 100")]
+        await here.execute("analyze")
+
+        async def reads() -> int:
+            await here.execute("select pg_stat_force_next_flush()")
+            query = "select seq_scan from pg_stat_user_tables where relname = 'accounts'"
+            found: int = await here.fetchval(query)
+            return found
+
+        before = await reads()
+        funded = await here.post(*(ask(pay("clearing", 9, user)) for user in users))
+        paid = await here.post(*(ask(pay(user, 3)) for user in users))
+        kept = await here.post(*(ask(hold(user, 3)) for user in users))
+        assert not any("error" in answer for answer in funded + paid + kept)
+        assert await reads() == before
+    await databases.discard(url)
