@@ -67,6 +67,7 @@ ROOMS_OF_DOMAINS = {
         "funds": "add-funds: at once by staff, a payment by a customer",
         "happenings": "the events that tell the rest of Bursar",
         "inbox": "webhooks: kept once, read by a job, parked, replayed",
+        "intake": "webhooks that come at once, written together",
         "posting": "where the money of payments goes in the ledger",
         "purposes": "what a payment may be for, which rooms above add to",
         "refunding": "what providers tell about refunds",
