@@ -93,13 +93,10 @@ ROOMS_OF_DOMAINS = {
         "funds": "add-funds: at once by staff, a payment by a customer",
         "happenings": "the events that tell the rest of Bursar",
         "inbox": "webhooks: kept once, read by a job, parked, replayed",
-<<<<<<< HEAD
         "methods": "saved ways to pay",
         "methods_api": "the routes for what customers have saved and set",
         "methods_schemas": "saved methods and automatic top-ups over the wire",
-=======
         "intake": "webhooks that come at once, written together",
->>>>>>> providers
         "posting": "where the money of payments goes in the ledger",
         "purposes": "what a payment may be for, which rooms above add to",
         "receipt_mail": "who gets a receipt by mail, once",
