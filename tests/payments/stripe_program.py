@@ -107,11 +107,8 @@ class Server:
                 return stripe.create_refund(asked)
             case "GET", ["refunds"]:
                 intent = asked["payment_intent"]
-                data = [
-                    each
-                    for each in stripe.things.values()
-                    if each["object"] == "refund" and each["payment_intent"] == intent
-                ]
+                made = [t for t in stripe.things.values() if t["object"] == "refund"]
+                data = [each for each in made if each["payment_intent"] == intent]
                 return {"object": "list", "data": data, "has_more": False, "url": path}
             case "GET", ["refunds", name]:
                 return stripe.find(name, "refund")

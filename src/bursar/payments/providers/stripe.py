@@ -2,7 +2,7 @@
 
 Retries are ours, so the library makes none. Whatever leaves open whether a call has happened is
 `Unknown`; what Stripe refuses is an answer. A key is forgotten there after a day: from then on an
-intent or refund is looked for by our id, which stands in its metadata, before another is made.
+intent is looked for by our id, which stands in its metadata, before another one is made.
 """
 
 import time
@@ -16,9 +16,9 @@ import stripe
 from stripe import StripeClient, WebhookSignature
 
 from bursar.core import money
+from bursar.core.errors import BursarError
 from bursar.core.payment_settings import split
 from bursar.core.settings import Settings
-from bursar.payments.currencies import digits
 from bursar.payments.models import ProviderState
 from bursar.payments.providers import (
     Answer,
@@ -38,6 +38,7 @@ from bursar.payments.providers.stripe_facts import (
     facts_of_intent,
     facts_of_refund,
     ids_of_intent,
+    scale_of,
 )
 
 TIMEOUT_SECONDS = 20
@@ -78,8 +79,12 @@ class Stripe:
         customer = charge.customer_id
         if charge.save_method and customer is None:
             customer = await self._new_customer(charge)
+        try:
+            whole = minor(charge.amount, charge.currency)
+        except BursarError as error:
+            return unpayable(error)
         asked: dict[str, Any] = {
-            "amount": minor(charge.amount, charge.currency),
+            "amount": whole,
             "currency": charge.currency.lower(),
             "description": charge.description,
             "metadata": {"payment_id": str(charge.payment_id)},
@@ -181,11 +186,15 @@ class Stripe:
         return str((await called(self._client.v1.customers.create_async(params, options))).id)
 
     async def refund(self, back: Return) -> Answer:
-        if is_old(back) and (found := await self._search_refund(back)):
-            return refund_answer(plain(found))
+        if is_old(back) and (found := await self._made_before(back)):
+            return refund_answer(found)
+        try:
+            whole = minor(back.amount, back.currency)
+        except BursarError as error:
+            return unpayable(error)
         params: Any = {
             "payment_intent": back.ids.get("stripe_payment_intent_id"),
-            "amount": minor(back.amount, back.currency),
+            "amount": whole,
             "metadata": {"payment_id": str(back.payment_id), "refund_id": str(back.refund_id)},
         }
         options: Any = {"idempotency_key": back.key}
@@ -195,12 +204,14 @@ class Stripe:
             return Answer(ProviderState.GONE, code=error.code, reason=error.user_message)
         return refund_answer(plain(made))
 
-    async def _search_refund(self, back: Return) -> Any:
-        """Of an intent's refunds, as many as there are on one page, the one that has our id."""
+    async def _made_before(self, back: Return) -> dict[str, Any] | None:
+        """Its key may be forgotten, so it is looked for by our id."""
         params: Any = {"payment_intent": back.ids.get("stripe_payment_intent_id"), "limit": 100}
-        page = await called(self._client.v1.refunds.list_async(params))
-        ours = str(back.refund_id)
-        return next((r for r in page.data if plain(r)["metadata"].get("refund_id") == ours), None)
+        made = await called(self._client.v1.refunds.list_async(params))
+        for each in map(plain, made.data):
+            if (each.get("metadata") or {}).get("refund_id") == str(back.refund_id):
+                return each
+        return None
 
     async def look_at_refund(self, back: Return) -> Answer:
         if back.provider_refund_id is None:
@@ -268,7 +279,12 @@ def is_old(asked: Charge | Return) -> bool:
 
 
 def minor(amount: Decimal, currency: str) -> int:
-    return money.minor(amount, digits(currency))
+    return money.minor(amount, scale_of(currency))
+
+
+def unpayable(error: BursarError) -> Answer:
+    """Stripe keeps fewer digits of this currency than ISO 4217 does."""
+    return Answer(ProviderState.GONE, code=error.code, reason=error.detail)
 
 
 def plain(thing: Any) -> dict[str, Any]:
@@ -294,7 +310,7 @@ def booked(entry: dict[str, Any]) -> Booked:
     source = entry.get("source")
     about = source if isinstance(source, dict) else {}
     currency = entry["currency"].upper()
-    scale = digits(currency)
+    scale = scale_of(currency)
     kinds = {"charge": "captured", "payment": "captured", "refund": "refunded"}
     kinds |= {"payment_refund": "refunded", "adjustment": "disputed"}
     intent = about.get("payment_intent")

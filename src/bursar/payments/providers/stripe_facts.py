@@ -11,6 +11,7 @@ from bursar.payments.providers import Fact, SavedMethod, What
 
 STRIPE = "stripe"
 WAITS_FOR_CUSTOMER = ("requires_payment_method", "requires_confirmation", "requires_action")
+DIGITS = {"ISK": 2, "MGA": 0, "UGX": 2}
 DISPUTES_OVER = {
     "won": What.DISPUTE_WON,
     "warning_closed": What.DISPUTE_WON,
@@ -172,8 +173,13 @@ def kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in names if about.get(name) is not None}
 
 
+def scale_of(currency: str) -> int:
+    """Stripe's digits, which are those of ISO 4217 but for three currencies."""
+    return DIGITS.get(currency.upper(), digits(currency.upper()))
+
+
 def whole(amount: int, currency: str) -> Decimal:
-    return money.decimal(amount, digits(currency.upper()))
+    return money.decimal(amount, scale_of(currency))
 
 
 def moment(seconds: Any) -> datetime | None:
