@@ -1,5 +1,4 @@
-"""Killed between any two steps: afterwards the provider's books and ours agree, and a client that
-asks again with its key gets what it had asked for, once."""
+"""Killed between any two steps: afterwards the provider's books and ours agree, each thing once."""
 
 import json
 import os

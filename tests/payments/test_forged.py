@@ -64,7 +64,7 @@ FORGED = [
     "insert into payments (user_id, amount, payment_method, provider)"
     " select user_id, 20, 'cash', 'stripe' from payments limit 1",
     "insert into payments (user_id, amount, payment_method, currency)"
-    " select user_id, 20, 'cash', 'XXX' from payments limit 1",
+    " select user_id, 20, 'cash', 'ZZZ' from payments limit 1",
 ]
 
 

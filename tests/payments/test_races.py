@@ -1,8 +1,9 @@
 """Many at once: of what excludes each other one happens, and what is one thing happens once."""
 
 import asyncio
+from collections.abc import Awaitable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from bursar.payments.providers import What
 from tests.accounts.people import rows
@@ -12,7 +13,20 @@ from tests.payments.tills import captured, company, fact, intend, refunded, row_
 from tests.wallets.purses import balance_of, move_in
 from tests.world import ADAM, CARL, DORA, OLIVIA
 
+T = TypeVar("T")
 ADMIN = "/api/v1/admin/payments"
+WIDTH = 10  # at once: as many as there are connections for
+
+
+async def together(*calls: Awaitable[T]) -> list[T]:
+    """All of them, WIDTH at a time, so that none waits in vain for a connection."""
+    room = asyncio.Semaphore(WIDTH)
+
+    async def one(call: Awaitable[T]) -> T:
+        async with room:
+            return await call
+
+    return list(await asyncio.gather(*(one(call) for call in calls)))
 
 
 async def test_a_dispute_and_refunds_at_once_never_take_more_than_came(shop: Shop) -> None:
@@ -76,7 +90,7 @@ async def test_much_cash_at_once_is_all_there_and_nobody_waits_in_a_circle(live_
     asked = [
         await intend(live_db, DORA, 5, payment_method="cash", provider="manual") for _ in range(20)
     ]
-    answers = await asyncio.gather(
+    answers = await together(
         *(record(number) for number in range(40)), *(confirm(each) for each in asked)
     )
     assert set(answers) == {200, 201}
@@ -117,7 +131,7 @@ async def test_facts_of_many_payments_at_once_are_each_done_once(live_db: Live) 
         )
     ]
     for _ in range(3):
-        await asyncio.gather(*(tell(live_db, each) for each in told * 2))
+        await together(*(tell(live_db, each) for each in told * 2))
     assert {await state(live_db, payment) for payment in payments} == {
         ("partially_refunded", Decimal(20), Decimal(5))
     }

@@ -105,7 +105,7 @@ class Return:
     ids: Mapping[str, str]  # of the payment
     provider_refund_id: str | None = None
     reason: str | None = None
-    begun_at: datetime | None = None  # when it was written down here
+    begun_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

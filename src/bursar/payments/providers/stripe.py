@@ -2,7 +2,7 @@
 
 Retries are ours, so the library makes none. Whatever leaves open whether a call has happened is
 `Unknown`; what Stripe refuses is an answer. A key is forgotten there after a day: from then on an
-intent or refund is looked for by our id, which stands in its metadata, before another is made.
+intent is looked for by our id, which stands in its metadata, before another one is made.
 """
 
 import time
