@@ -29,6 +29,7 @@ NEEDS_MORE = {
     "POST /demo-payments/{payment_id}": set(),
     "POST /api/v1/payments/webhook": set(),
     "POST /api/v1/payments/webhooks/{provider}": set(),
+    "POST /api/v1/admin/bank-statements": set(),  # a file, which is no JSON
     "GET /first-run": set(),
     "POST /first-run": set(),
     "POST /api/v1/auth/refresh": {"auth.bad_refresh_token"},

@@ -199,6 +199,10 @@ async def test_staff_assign_and_dismiss(live_db: Live) -> None:
     assert gone.json()["status"] == "ignored"
     again = await decide(live_db, f"bank-lines/{lines[7]}/dismissal")
     assert refused(again) == (409, "payments.match_decided")
+    await upload(live_db, "7,USD,x,the same again")
+    [more] = [each for each in await unmatched(live_db) if each["amount"] == 7]
+    taken = await decide(live_db, f"bank-lines/{more['id']}/assignment", body)
+    assert refused(taken) == (409, "payments.paid_otherwise")
     nobody = await decide(live_db, f"bank-lines/{CARL.id}/dismissal")
     assert refused(nobody) == (404, "payments.unknown_match")
 
@@ -294,7 +298,7 @@ async def test_the_commands(live_db: Live, tmp_path: Path) -> None:
     await damage_by_hand(live_db, "update operations set scope = 'x'")
     code, said = await bursar(live_db, "reconcile")
     assert code == 1
-    assert said.startswith(f"payment_without_ledger\tmanual\t{payment}\t20 USD\tnothing\n")
+    assert said.startswith(f"payment_without_ledger\tmanual\t{payment}\t20.00 USD\tnothing\n")
     code, said = await bursar(live_db, "reconcile", "--from", "2026-12-02", "--to", "2026-12-01")
     assert code == 2
     code, said = await bursar(live_db, "import", "bank-statement", str(tmp_path / "none"))

@@ -8,7 +8,7 @@ from bursar.wallets import ledger
 from bursar.wallets.ledger import POINTS
 from tests.world import CARL, DORA
 
-ABSENT = UUID("00000000-0000-7000-8000-00000000dead")
+TRANSFER = UUID("00000000-0000-7000-8000-00000000cafe")
 CHARGE = {"userId": str(CARL.id), "amount": "0.01", "category": "models"}
 REASON = "They wrote to us"
 
@@ -31,7 +31,7 @@ MONEY_BODIES: dict[str, dict[str, Any]] = {
     },
     "PUT /api/v1/users/{user_id}/auto-topup": {"threshold": 5, "amount": 20},
     "POST /api/v1/admin/reconciliation/differences/{difference_id}/closure": {"note": REASON},
-    "POST /api/v1/admin/bank-lines/{line_id}/assignment": {"paymentId": str(ABSENT)},
+    "POST /api/v1/admin/bank-lines/{line_id}/assignment": {"paymentId": str(TRANSFER)},
     "POST /api/v1/admin/assets": {"code": "GBP", "scale": 2},
     "POST /api/v1/admin/wallets/charges": CHARGE,
     "POST /api/v1/admin/wallets/charges/bulk": {"charges": [{**CHARGE, "key": "k{n}"}]},
@@ -118,9 +118,9 @@ async def set_out_money(database: Any, *, proposer: UUID) -> dict[str, Any]:
 # Each is new every time; who has a card, has it as the default.
 AROUND = {
     "method_id": """
-      with former as (delete from payment_methods)
-      insert into payment_methods (user_id, provider, token, brand, last_four)
-      values ($1, 'demo', uuid7()::text, 'visa', '4242') returning id""",
+      insert into payment_methods (user_id, provider, token, is_default)
+      values ($1, 'demo', translate(uuid7()::text, '0123456789-', 'ghijklmnopq'), true)
+      returning id""",
     "line_id": """
       with statement as (
         insert into bank_statements (sha256, file_name, format, lines, new_lines, imported_by)
@@ -150,11 +150,19 @@ values ($1, $2, 30, 'amount') returning id
 """
 
 
+EXPECTED = """
+insert into payments (id, user_id, amount, payment_method, provider)
+values ($1, $2, 5, 'bank_transfer', 'manual') on conflict do nothing
+"""
+
+
 async def set_out_around(database: Any) -> dict[str, Any]:
     """Saved methods, top-ups, a difference, and a bank's line with a match."""
+    await database.execute("delete from payment_methods")
     found = {name: await database.fetchval(query, CARL.id) for name, query in AROUND.items()}
     for who in (CARL, DORA):
         await database.execute(TOP_UP, who.id)
+    await database.execute(EXPECTED, TRANSFER, CARL.id)
     awaited = await database.fetchval(AWAITED, CARL.id)
     found["match_id"] = await database.fetchval(MATCH, found["line_id"], awaited)
     return found

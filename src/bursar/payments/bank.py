@@ -290,6 +290,8 @@ async def settle(db: AsyncSession, match: BankMatch) -> None:
         raise Decided(f"This line is {line.status} already.")
     payment = await queries.payment(db, match.payment_id, lock=True)
     check_awaited(payment, line)
+    if await db.scalar(select(BankLine.id).filter_by(payment_id=payment.id)):
+        raise PaidOtherwise("Another line is the money of this payment already.")
     if not payment.captured:
         reason = f"bank line of {line.booked_on}"
         await payments.confirm(db, payment.id, amount=line.amount, reason=reason)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
+from bursar.accounts import queries as customers
 from bursar.accounts.api import Own, OwnInPerson
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
@@ -97,11 +98,14 @@ async def delete_auto_topup(db: Db, me: OwnInPerson) -> None:
     await automatic.remove(db, me)
 
 
-@staff_router.get("/payment-methods", dependencies=[READ], responses=documented(InvalidInput))
+@staff_router.get(
+    "/payment-methods", dependencies=[READ], responses=documented(NotFound, InvalidInput)
+)
 async def list_methods_of(
     db: Db, user_id: UUID, ask: Annotated[MethodsQuery, Query()]
 ) -> MethodListForStaff:
     """What a customer has saved to pay with."""
+    await customers.user(db, user_id)
     page = await methods.listing(db, user_id, ask)
     return MethodListForStaff.of(
         page, payment_methods=[MethodForStaff.of(row) for row in page.items]
