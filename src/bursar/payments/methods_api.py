@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 
 from bursar.accounts import queries as customers
 from bursar.accounts.api import Own, OwnInPerson
-from bursar.auth.guard import staff
+from bursar.auth.guard import customer, in_person, staff
 from bursar.auth.permissions import Permission
 from bursar.core import etag
 from bursar.core.database import Db
@@ -43,14 +43,20 @@ class MethodsQuery(PageQuery):
     sort: str | None = sort_field(methods.METHODS)
 
 
-@router.get("/payment-methods", responses=documented(NotFound, InvalidInput))
+@router.get(
+    "/payment-methods", dependencies=[customer], responses=documented(NotFound, InvalidInput)
+)
 async def list_methods(db: Db, me: Own, ask: Annotated[MethodsQuery, Query()]) -> MethodList:
     """What is saved to pay with: brand and last four digits, never a number."""
     page = await methods.listing(db, me, ask)
     return MethodList.of(page, payment_methods=[MethodOut.of(row) for row in page.items])
 
 
-@router.put("/payment-methods/{method_id}/default", responses=documented(NotFound, UnknownMethod))
+@router.put(
+    "/payment-methods/{method_id}/default",
+    dependencies=[in_person],
+    responses=documented(NotFound, UnknownMethod),
+)
 async def make_default(db: Db, me: OwnInPerson, method_id: UUID) -> MethodOut:
     """Makes one the default; the other is it no more."""
     return MethodOut.of(await methods.make_default(db, me, method_id))
@@ -59,6 +65,7 @@ async def make_default(db: Db, me: OwnInPerson, method_id: UUID) -> MethodOut:
 @router.delete(
     "/payment-methods/{method_id}",
     status_code=204,
+    dependencies=[in_person],
     responses=documented(NotFound, UnknownMethod),
 )
 async def delete_method(db: Db, me: OwnInPerson, method_id: UUID) -> None:
@@ -66,7 +73,7 @@ async def delete_method(db: Db, me: OwnInPerson, method_id: UUID) -> None:
     await methods.remove(db, me, method_id)
 
 
-@router.get("/auto-topup", responses=documented(NotFound, NoAutoTopUp))
+@router.get("/auto-topup", dependencies=[customer], responses=documented(NotFound, NoAutoTopUp))
 async def read_auto_topup(db: Db, me: Own, response: Response) -> AutoTopUpOut:
     """How the wallet is filled by itself, and whether that works."""
     return shown(await automatic.view(db, me), response)
@@ -79,6 +86,7 @@ def shown(view: automatic.View, response: Response) -> AutoTopUpOut:
 
 @router.put(
     "/auto-topup",
+    dependencies=[in_person],
     responses=documented(
         NotFound, UnknownMethod, NoMethod, UnknownCurrency, TopUpLimit, PreconditionFailed,
         *BAD_AMOUNTS,
@@ -92,7 +100,12 @@ async def set_auto_topup(
     return shown(await automatic.view(db, me), response)
 
 
-@router.delete("/auto-topup", status_code=204, responses=documented(NotFound, NoAutoTopUp))
+@router.delete(
+    "/auto-topup",
+    status_code=204,
+    dependencies=[in_person],
+    responses=documented(NotFound, NoAutoTopUp),
+)
 async def delete_auto_topup(db: Db, me: OwnInPerson) -> None:
     """The wallet is not filled by itself any more."""
     await automatic.remove(db, me)

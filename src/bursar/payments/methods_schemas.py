@@ -77,7 +77,7 @@ class AutoTopUpIn(Wire):
     currency: Currency = "USD"
     method_id: UUID | None = Field(None, description="A saved method; else the default one.")
     at_most_per_day: Annotated[int, Field(strict=True, ge=1, le=10), WHOLE] = 1
-    enabled: bool = True
+    enabled: Annotated[bool, Field(strict=True)] = True
 
     @property
     def wanted(self) -> Wanted:
