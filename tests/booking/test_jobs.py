@@ -34,7 +34,8 @@ CARLS, DORAS = "carl@example.com", "dora@example.com"
 
 
 def subjects(found: list[Shown]) -> list[str]:
-    return [each.words.subject for each in found if each.words]
+    """Each ends with the company's name."""
+    return [each.words.subject.removesuffix(", Bursar") for each in found if each.words]
 
 
 def words(found: list[Shown]) -> str:

@@ -30,7 +30,25 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "email_changed": COMPANY,
     "invitation": {**COMPANY, "link": LINK, "hours": 168},
     "account_deleted": {**COMPANY, "days": 30},
-}
+    "auto_topup_declined": {
+        **COMPANY, "amount": "20.00 USD", "method": "visa 4242", "reason": "No money",
+        "paused": False,
+    },
+    "booking": {
+        **COMPANY, "headline": "Booked", "sentence": "You are booked.", "what": "A haircut",
+        "when": "Monday at nine", "provider": "Ann", "notes": ["Bring a towel."],
+    },
+    "key_leaked": {**COMPANY, "key_name": "server", "masked": "bur_live_…abcd"},
+    "method_expires": {**COMPANY, "method": "visa 4242", "month": "12/2030", "automatic": True},
+    "quota_warning": {
+        **COMPANY, "percent": 80, "month": "2026-11", "used": 800, "quota": 1000, "is_hard": True,
+    },
+    "receipt": {
+        **COMPANY, "number": "2026-000001", "amount": "20.00 USD", "what_for": "A top-up",
+        "support": "support@example.com", "is_test": False,
+    },
+    "webhook_switched_off": {**COMPANY, "url": "example.com", "why": "It failed for a week."},
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ BESIDE = {  # settings that are only taken together
         "BURSAR_SMTP_USERNAME": "bursar",
         "BURSAR_MAIL_FROM": "hello@example.com",
     },
+    "paypal_client_secret": {"BURSAR_PAYPAL_CLIENT_ID": "bursar"},
     "customer_oidc_client_secret": oidc_of("CUSTOMER"),
     "staff_oidc_client_secret": oidc_of("STAFF"),
 }
