@@ -60,6 +60,7 @@ customers
   POST /api/v1/enrolments/{enrolment_id}/cancellation
   GET /api/v1/api-keys                        GET /api/v1/api-keys/{key_id}
   GET /api/v1/api-keys/scopes                 DELETE /api/v1/api-keys/{key_id}
+  GET /api/v1/users/{user_id}/payment-methods GET /api/v1/users/{user_id}/auto-topup
 
 customers and their keys
   GET /api/v1/usage                           GET /api/v1/usage/summary
@@ -71,7 +72,6 @@ customers, their keys and services
 
 services
   POST /api/v1/keys/verify
-  GET /api/v1/users/{user_id}/payment-methods GET /api/v1/users/{user_id}/auto-topup
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -88,7 +88,7 @@ customers in person
   DELETE /api/v1/users/{user_id}/payment-methods/{method_id}
   PUT /api/v1/users/{user_id}/auto-topup      DELETE /api/v1/users/{user_id}/auto-topup
 
-customers, and owner, administrator, support, analyst
+customers, their keys, and owner, administrator, support, analyst
   GET /api/v1/balance/{user_id}
   GET /api/v1/users/{user_id}/accounts        GET /api/v1/users/{user_id}/holds
   GET /api/v1/users/{user_id}/transactions
@@ -241,7 +241,8 @@ AND_KEYS, REPORTERS, SERVICES = (
 )  # fmt: skip
 AND_SERVICES = ", and services"  # these of the staff, and services whose key has the scope
 OF_CUSTOMERS = {UNVERIFIED, CUSTOMERS, AND_KEYS, REPORTERS, IN_PERSON, MISTYPED, LEAVING}
-AND_STAFF = "customers, and "  # customers and their keys what is theirs, of the staff anybody's
+KEYS_AND_STAFF = "customers, their keys, and "
+AND_STAFF = ("customers, and ", KEYS_AND_STAFF)  # customers what is theirs, staff anybody's
 ONLY_ONES_OWN = {*OF_CUSTOMERS, OWN_ACCOUNT}  # what belongs to others is not found there
 
 
@@ -301,13 +302,15 @@ class Caller:
             return self.refused_customer(theirs, method)
         if words == OWN_ACCOUNT:
             return None
-        roles = words.removeprefix(AND_STAFF).removesuffix(AND_SERVICES).split(", ")
-        if words in OF_CUSTOMERS or self.actor.role not in roles:
+        roles = words.removesuffix(AND_SERVICES)
+        for prefix in AND_STAFF:
+            roles = roles.removeprefix(prefix)
+        if words in OF_CUSTOMERS or self.actor.role not in roles.split(", "):
             return 403, {"auth.not_allowed", "accounts.above_you"}
         return (403, {"auth.step_owed"}) if self.scope is Scope.ENROL else None
 
     def refused_key(self, words: str) -> Refusal | None:
-        customers = words in (AND_KEYS, REPORTERS) or words.startswith(AND_STAFF)
+        customers = words in (AND_KEYS, REPORTERS) or words.startswith(KEYS_AND_STAFF)
         services = words in (SERVICES, REPORTERS) or words.endswith(AND_SERVICES)
         if not (customers or services):
             return 403, {"auth.not_allowed"}

@@ -125,8 +125,10 @@ async def test_what_breaks_our_code_is_tried_and_then_left_to_staff(
         assert KEY not in seen["outcome"]
         monkeypatch.setattr(settling, "apply", apply)
         assert (await api.post(f"{EVENTS}/{seen['id']}/replay")).status_code == 200
-    await run_jobs(shop.live)
-    assert set(dict(await shop.told()).values()) == {"done"}
+        await run_jobs(shop.live)
+        again = (await api.get(f"{EVENTS}/{seen['id']}")).json()
+    assert again["attempts"] == 9
+    assert "RuntimeError" not in again["outcome"]  # read now: another intent for what is paid
     assert await balance_of(shop.live, CARL) == 20
 
 
