@@ -85,11 +85,16 @@ def recognise(error: Exception) -> BursarError | None:
 
 
 def methods_of(request: Request) -> list[str]:
-    """All methods of this path; Starlette tells those of the first route only."""
+    """All methods of this path; Starlette tells those of the first route only.
+
+    Of the path that is declared first: /api-keys/leaks is not a key of that name as well.
+    """
     found: set[str] = set()
+    first: str | None = None
     for context in iter_route_contexts(request.app.routes):
         if context.methods and context.path_regex.match(request.url.path):
-            found |= context.methods
+            first = first or context.path_format
+            found |= context.methods if context.path_format == first else set()
     if "GET" in found or not found:  # nothing was found: a folder of files, which are read
         found |= {"GET", "HEAD"}
     return sorted(found)

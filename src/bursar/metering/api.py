@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from bursar.auth.actor import Actor
 from bursar.auth.guard import customer_or_key
@@ -20,7 +20,7 @@ from bursar.core.idempotency import BadKey, given_key, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import Route, Time, answer
+from bursar.core.wire import Route, Time, answer, begins_with_date
 from bursar.metering import events, export, queries
 from bursar.metering.events import (
     BeforeRetention,
@@ -194,12 +194,15 @@ async def read_quota(db: Db, actor: Annotated[Actor, READ]) -> QuotaOut:
     return QuotaOut.model_validate(await queries.quota(db, whose(actor)))
 
 
+Day = Annotated[date, BeforeValidator(begins_with_date)]
+
+
 class BreakdownQuery(BaseModel):
     """By what, and in which days; the last 30, if none are said."""
 
     by: By = "endpoint"
-    from_: date | None = Field(None, alias="from")
-    to: date | None = Field(None, description="The first day that is not wanted any more.")
+    from_: Day | None = Field(None, alias="from")
+    to: Day | None = Field(None, description="The first day that is not wanted any more.")
 
     def span(self) -> tuple[date, date]:
         try:
