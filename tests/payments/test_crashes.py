@@ -146,7 +146,7 @@ async def test_asking_for_a_payment_is_killed_between_any_two_steps(
 
 
 async def test_taking_the_money_is_killed_between_any_two_steps(shop: Shop, mortal: Mortal) -> None:
-    paths = [f"{PAYMENTS}/{(await shop.pay(CARL, 20))['id']}/confirmation" for _ in range(12)]
+    paths = [f"{PAYMENTS}/{(await shop.pay(CARL, 20))['id']}/confirmation" for _ in range(20)]
     killed = mortal.kill_everywhere(lambda moment: ("carl", paths[moment - 1], None, str(moment)))
     assert len(killed) > 6
     await recover(shop)

@@ -59,9 +59,12 @@ LONGEST_DAYS, LONGEST_HOURS = 400, 31  # days in which a breakdown may look
     "",
     status_code=201,
     response_model=Counted,
-    responses=documented(
-        EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, BadKey
-    ),
+    responses={
+        200: {"model": Counted, "description": "It was counted before."},
+        **documented(
+            EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, BadKey
+        ),
+    },
     openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
