@@ -185,7 +185,7 @@ begin
   end if;
   if pending <> 0 or done <> 0 then
     update payments set refund_pending = refund_pending + pending, refunded = refunded + done,
-      change_reason = coalesce('refund: ' || new.reason, 'refund'),
+      change_reason = left(coalesce('refund: ' || new.reason, 'refund'), 500),
       changed_by = new.requested_by, change_data = jsonb_build_object('refund_id', new.id)
     where id = new.payment_id;
   end if;
