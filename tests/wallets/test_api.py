@@ -140,10 +140,13 @@ async def test_a_funding_is_one_operation_also_when_the_stored_answer_is_gone(
 
 async def test_who_may_not_add_funds(live_db: Live) -> None:
     await move_in(live_db)
-    for actor in (CARL, SUE, ANNA, MARK):
+    for actor in (SUE, ANNA, MARK):
         async with live_db.api(actor) as api:
             answer = await api.post(FUNDS, json={"user_id": str(CARL.id), "amount": 1})
         assert refused(answer) == (403, "auth.not_allowed")
+    async with live_db.api(CARL) as api:  # a customer's call begins a payment, where one can be
+        answer = await api.post(FUNDS, json={"user_id": str(CARL.id), "amount": 1})
+    assert refused(answer) == (422, "payments.provider_missing")
     assert await written(live_db) == [0, 0]
 
 

@@ -129,7 +129,7 @@ async def test_all_accounts_and_assets_are_there(spent: Live, tmp_path: Path) ->
     named = {entry.account: entry.currencies for entry in entries if hasattr(entry, "booking")}
     assert named["Equity:Other:Gifts-of:Last-year"] == ["USD"]
     assert named["Income:Revenue"] == ["EUR", "POINTS", "USD"]
-    assert len([name for name in named if name.startswith("Liabilities:")]) == 4
+    assert len([name for name in named if name.startswith("Liabilities:Customers")]) == 4
     commodities = [entry for entry in entries if type(entry).__name__ == "Commodity"]
     assert {entry.currency: entry.meta["digits"] for entry in commodities} == {
         "EUR": 2,
