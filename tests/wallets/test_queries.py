@@ -79,14 +79,14 @@ async def test_filters_of_transactions(live_db: Live) -> None:
             ({"currency": "ABC"}, "wallet.unknown_asset"),
             ({"currency": "usd"}, "invalid_input"),
             ({"direction": "up"}, "invalid_input"),
-            ({"kind": "refund"}, "invalid_input"),
+            ({"kind": "present"}, "invalid_input"),
             ({"sort": "amount"}, "invalid_input"),
             ({"cursor": "nonsense"}, "invalid_input"),
             ({"from": "yesterday"}, "invalid_input"),
         ):
             answer = await api.get(f"{ME}/transactions", params=params)
             assert refused(answer) == (422, code), params
-        answer = await api.get(f"{ME}/transactions", params={"kind": "refund"})
+        answer = await api.get(f"{ME}/transactions", params={"kind": "present"})
         assert "'funding', 'charge', 'transfer'" in answer.json()["errors"][0]["detail"]
 
 

@@ -380,7 +380,7 @@ async def test_the_command_says_the_first_row_and_ends_with_1(books: Books) -> N
     good = bursar("verify", **given)
     assert (good.code, good.stdout.partition(" accounts")[0]) == (
         0,
-        "The books: right, 10 transfers, 12 operations, 3 holds, 227",
+        "The books: right, 10 transfers, 12 operations, 3 holds, 291",
     )
     await books.damage("update transfers set debit_after = debit_after + 1 where id = :charged")
     bad = bursar("verify", "--json", **given)
