@@ -28,6 +28,8 @@ from bursar.audit import admin as audit_admin
 from bursar.auth.endings import Endings
 from bursar.auth.guard import Identify
 from bursar.auth.tokens import Tokens
+from bursar.billing import admin as billing_admin
+from bursar.billing import api as billing_api
 from bursar.booking import admin as booking_admin
 from bursar.booking import api as booking_api
 from bursar.booking import appointments_admin, training_api, trainings_admin
@@ -90,6 +92,7 @@ CUSTOMER_ROUTERS = (
     training_api.router,
     keys_api.router,
     verifying.router,
+    billing_api.router,
     metering_api.router,
     receipts_api.router,
     methods_api.router,
@@ -109,6 +112,7 @@ STAFF_ROUTERS = (
     trainings_admin.router,
     keys_admin.router,
     metering_admin.router,
+    billing_admin.router,
     receipts_api.staff_router,
     methods_api.staff_router,
     reconciliation_admin.router,

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import tasks as accounts_tasks
 from bursar.audit import tasks as audit_tasks
 from bursar.auth import tasks as auth_tasks
+from bursar.billing import tasks as billing_tasks
 from bursar.booking import tasks as booking_tasks
 from bursar.core import events, failures, jobs, queue, relay, schedule, tasks
 from bursar.core.database import (
@@ -61,6 +62,7 @@ DOMAINS = (
     rewards_tasks,
     payments_tasks,
     payments_inbox,
+    billing_tasks,
     booking_tasks,
     metering_tasks,
     payments_methods,

@@ -13,6 +13,8 @@ class Permission(StrEnum):
     """What a staff route asks for."""
 
     AUDIT_READ = "audit.read"
+    BILLING_READ = "billing.read"
+    BILLING_WRITE = "billing.write"  # meters and price plans; give an invoice up
     BOOKING_READ = "booking.read"
     BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"
@@ -60,6 +62,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     StaffRole.ADMINISTRATOR: EVERYTHING,
     StaffRole.SUPPORT: frozenset(
         {
+            Permission.BILLING_READ,
             Permission.BOOKING_READ,
             Permission.BOOKING_WRITE,
             Permission.HEALTH_READ,
@@ -77,6 +80,7 @@ GRANTED: dict[StaffRole, frozenset[Permission]] = {
     ),
     StaffRole.ANALYST: frozenset(
         {
+            Permission.BILLING_READ,
             Permission.BOOKING_READ,
             Permission.HEALTH_READ,
             Permission.LEDGER_READ,

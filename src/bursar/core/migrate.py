@@ -55,6 +55,7 @@ SQL_FILES = (  # lower domains first
     "metering/ingest.sql",
     "metering/verify.sql",
     "payments/around.sql",
+    "billing/database.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"

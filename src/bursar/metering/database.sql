@@ -9,6 +9,7 @@ call lock_down('usage_days');
 call lock_down('usage_grants');
 call lock_down('quota_warnings');
 call lock_down('meters');
+call lock_down('usage_stops');
 
 -- Only the functions of this room write usage; customers read theirs, staff everybody's.
 create or replace procedure let_usage_be_read(target regclass)
@@ -27,6 +28,9 @@ call let_usage_be_read('monthly_usage');
 call let_usage_be_read('usage_hours');
 call let_usage_be_read('usage_days');
 call let_usage_be_read('usage_grants');
+call let_usage_be_read('usage_stops');
+grant insert, delete on usage_stops to worker_user;
+create policy stopping on usage_stops to worker_user using (true) with check (true);
 
 grant select on monthly_usage, usage_days to analytics_user;
 create policy analytics on monthly_usage for select to analytics_user using (true);

@@ -74,6 +74,7 @@ class MonthlyUsage(Base):
     """What a customer used in one month (UTC); it outlives the raw events."""
 
     __tablename__ = "monthly_usage"
+    __table_args__ = (Index("ix_monthly_usage_month", "month", "user_id"),)
     unaudited = True
 
     user_id: Mapped[UUID] = mapped_column(
@@ -175,3 +176,15 @@ class QuotaWarning(Base):
     is_hard: Mapped[bool]
     noticed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     mailed_at: Mapped[datetime | None]
+
+
+class UsageStop(Base):
+    """That a customer's calls are refused until something is paid (billing/stops.py)."""
+
+    __tablename__ = "usage_stops"
+    unaudited = True
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    since: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -105,6 +105,7 @@ class QuotaState(Wire):
 Code = Literal[
     "VALID", "UNKNOWN", "REVOKED", "EXPIRED", "DISABLED_OWNER", "FORBIDDEN_ADDRESS",
     "MISSING_SCOPE", "EVENT_CONFLICT", "RATE_LIMITED", "QUOTA_EXCEEDED",
+    "PAYMENT_REQUIRED",
 ]  # fmt: skip
 
 

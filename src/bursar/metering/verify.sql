@@ -49,7 +49,7 @@ begin
   for ask in
     select request.*, api_keys.id as key_id, api_keys.user_id, api_keys.status as key_status, scopes,
       allowed_addresses, least(expires_at, grace_until) as ends_at, per_second, per_minute, per_month,
-      users.status as owner_status, users.tier
+      users.status as owner_status, users.tier, usage_stops.user_id is not null as is_stopped
     from jsonb_to_recordset(asked) as request (
       n integer, hash text, counts boolean, scope text, address inet, units bigint, event text,
       content text, event_id text, endpoint text, location text, state text, date_from text,
@@ -57,6 +57,7 @@ begin
       ip_address inet, user_agent text)
     left join api_keys on key_hash = decode(request.hash, 'hex')
     left join users on users.id = api_keys.user_id
+    left join usage_stops on usage_stops.user_id = api_keys.user_id
     order by api_keys.user_id, api_keys.id, n
   loop
     if ask.key_id is distinct from key then
@@ -109,6 +110,7 @@ begin
         and not coalesce(ask.address <<= any (ask.allowed_addresses::inet[]), false)
         then 'FORBIDDEN_ADDRESS'
       when ask.scope is not null and not ask.scope = any (ask.scopes) then 'MISSING_SCOPE'
+      when ask.is_stopped then 'PAYMENT_REQUIRED'
       else 'VALID'
     end;
     if code = 'VALID' and ask.event is not null and owner is not null then

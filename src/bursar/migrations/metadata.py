@@ -5,6 +5,7 @@ from typing import Any
 from bursar.accounts import models as accounts
 from bursar.audit import models as audit
 from bursar.auth import models as auth
+from bursar.billing import models as billing
 from bursar.booking import models as booking
 from bursar.core import idempotency, mail
 from bursar.core.database import Base
@@ -32,6 +33,7 @@ DOMAINS = (
     keys,
     metering,
     around_payments,
+    billing,
 )  # importing them is what fills the metadata
 
 target_metadata = Base.metadata
@@ -43,6 +45,7 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "events",
         "event_positions",
         "attempts",
+        "invoice_numbers",
         "meters",
         "one_time_tokens",
         "provider_times",

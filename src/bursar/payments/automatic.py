@@ -35,6 +35,7 @@ from bursar.payments.around_models import AutoTopUp
 from bursar.payments.asking import Desk
 from bursar.payments.models import Payment, PaymentMethod, ProviderState, Status
 from bursar.payments.providers.registry import Providers, providers
+from bursar.payments.purposes import TOP_UP
 from bursar.payments.receipts import describe, written
 from bursar.system import queries as system
 from bursar.system.catalogue import COMPANY_NAME
@@ -156,7 +157,7 @@ where setting.enabled and setting.declines < :most_declines
     where user_id = setting.user_id and automatic and payments.status = 'pending')
   and setting.at_most_per_day > (
     select count(*) from payments
-    where user_id = setting.user_id and automatic
+    where user_id = setting.user_id and automatic and purpose = 'top_up'
       and payments.created_at >= date_trunc('day', now(), 'UTC'))
 order by setting.user_id
 limit :most
@@ -251,7 +252,8 @@ async def fill_wallets(run: Run) -> None:
 async def learn(db: AsyncSession, event: Published) -> None:
     """A payment that worked ends the count of those that did not; the third of them pauses."""
     payment = await db.get_one(Payment, UUID(event.payload["payment_id"]))
-    if not payment.automatic or payment.user_id is None:
+    is_ours = payment.automatic and payment.purpose == TOP_UP
+    if not is_ours or payment.user_id is None:
         return
     setting = await db.get(AutoTopUp, payment.user_id, with_for_update=True)
     if setting is None:

@@ -171,7 +171,9 @@ class Payment(Base):
     training_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("trainings.id", name="fk_payments_training_id", use_alter=True)
     )
-    invoice_id: Mapped[UUID | None]
+    invoice_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("invoices.id", name="fk_payments_invoice_id", use_alter=True)
+    )
     description: Mapped[str | None]
     reference: Mapped[str | None]  # what stands on the check or the transfer
     provider: Mapped[str]

@@ -61,10 +61,23 @@ async def post(db: AsyncSession, request: Request) -> Outcome:
 
 async def post_all(db: AsyncSession, requests: list[Request]) -> list[Outcome]:
     """Posts several in one call; the first refusal is raised, and the transaction ends with it."""
+    return [ledger.outcome(answer) for answer in await answers(db, requests)]
+
+
+async def try_all(db: AsyncSession, requests: list[Request]) -> list[Outcome | BursarError]:
+    """Posts several in one call, each by itself: what was refused is answered, the rest is done."""
+    return [result(answer) for answer in await answers(db, requests)]
+
+
+def result(answer: Mapping[str, Any]) -> Outcome | BursarError:
+    return ledger.refusal(answer) if "error" in answer else ledger.outcome(answer)
+
+
+async def answers(db: AsyncSession, requests: list[Request]) -> list[dict[str, Any]]:
     documents = exact.dumps([request.document() for request in requests])
-    answers = await db.scalar(POST, {"requests": documents})
+    found: list[dict[str, Any]] = await db.scalar(POST, {"requests": documents})
     db.info["audited"] = True
-    return [ledger.outcome(answer) for answer in answers]
+    return found
 
 
 class Fact(TypedDict):

@@ -1,0 +1,1 @@
+"""Metered billing: what usage costs, as it happens or at the end of the month."""

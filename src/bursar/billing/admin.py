@@ -1,0 +1,204 @@
+"""What staff see and do of billing: meters, price plans, invoices, the cost of anybody's usage."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Response
+
+from bursar.auth.guard import staff
+from bursar.auth.permissions import Permission
+from bursar.billing import queries, service
+from bursar.billing.api import ChargesQuery, CostsQuery, InvoicesQuery, PlansQuery
+from bursar.billing.models import Invoice, PricePlan
+from bursar.billing.schemas import (
+    MOST_UNITS,
+    Cancellation,
+    ChargeForStaff,
+    ChargeListForStaff,
+    CostForStaff,
+    CostsForStaff,
+    InvoiceForStaff,
+    InvoiceListForStaff,
+    InvoiceWithLinesForStaff,
+    MeterForStaff,
+    MeterIn,
+    MeterList,
+    PlanChange,
+    PlanForStaff,
+    PlanIn,
+    PlanListForStaff,
+    Quote,
+)
+from bursar.billing.service import InUse, InvoiceClosed, MeterExists, PlanOverlap
+from bursar.core import etag
+from bursar.core.database import Db
+from bursar.core.errors import InvalidInput, NotFound
+from bursar.core.etag import IfMatch, PreconditionFailed
+from bursar.core.paging import PageQuery, sort_field
+from bursar.core.problems import documented
+from bursar.core.wire import Route
+from bursar.payments.currencies import UnknownCurrency
+from bursar.wallets.ledger import UnknownAsset
+
+router = APIRouter(tags=["billing"], route_class=Route)
+
+READ = staff(Permission.BILLING_READ)
+WRITE = staff(Permission.BILLING_WRITE)
+
+MeterCode = Annotated[str, Path(max_length=40, pattern=r"^[a-z0-9_]+$")]
+
+
+class MetersQuery(PageQuery):
+    """A page of meters."""
+
+    sort: str | None = sort_field(queries.METERS)
+
+
+@router.get("/billing-meters", dependencies=[READ], responses=documented(InvalidInput))
+async def list_meters(db: Db, ask: Annotated[MetersQuery, Query()]) -> MeterList:
+    """What is counted for money, the newest first."""
+    page = await queries.meters(db, ask)
+    return MeterList.of(page, meters=[MeterForStaff.model_validate(row) for row in page.items])
+
+
+@router.post(
+    "/billing-meters", status_code=201, dependencies=[WRITE], responses=documented(MeterExists)
+)
+async def add_meter(db: Db, body: MeterIn) -> MeterForStaff:
+    """Something to count. It is never changed, so that what was billed can be computed again."""
+    row = await service.add_meter(db, body.model_dump(by_alias=False))
+    return MeterForStaff.model_validate(row)
+
+
+@router.delete(
+    "/billing-meters/{code}",
+    status_code=204,
+    dependencies=[WRITE],
+    responses=documented(NotFound, InUse),
+)
+async def remove_meter(db: Db, code: MeterCode) -> None:
+    """A meter that no plan has ever been for."""
+    await service.remove_meter(db, code)
+
+
+@router.get("/price-plans", dependencies=[READ], responses=documented(InvalidInput))
+async def list_plans(db: Db, ask: Annotated[PlansQuery, Query()]) -> PlanListForStaff:
+    """All plans, the newest first."""
+    page = await queries.plans(db, ask, meter=ask.meter, month=ask.month)
+    rows = [PlanForStaff.model_validate(row) for row in page.items]
+    return PlanListForStaff.of(page, price_plans=rows)
+
+
+@router.post(
+    "/price-plans",
+    status_code=201,
+    dependencies=[WRITE],
+    responses=documented(NotFound, PlanOverlap, UnknownAsset, UnknownCurrency),
+)
+async def add_plan(db: Db, response: Response, body: PlanIn) -> PlanForStaff:
+    """Prices for whole months, from this one on at the earliest: then also for what was used of it
+    already. A plan for a customer goes before one for their tier, and that before one for
+    everybody."""
+    return of_plan(response, await service.add_plan(db, body.facts()))
+
+
+def of_plan(response: Response, row: PricePlan) -> PlanForStaff:
+    response.headers["ETag"] = etag.of(row.version)
+    return PlanForStaff.model_validate(row)
+
+
+@router.get("/price-plans/{plan_id}", dependencies=[READ], responses=documented(NotFound))
+async def read_plan(db: Db, response: Response, plan_id: UUID) -> PlanForStaff:
+    """One plan; the ETag is its version."""
+    return of_plan(response, await queries.plan(db, plan_id))
+
+
+@router.put(
+    "/price-plans/{plan_id}",
+    dependencies=[WRITE],
+    responses=documented(NotFound, PlanOverlap, PreconditionFailed),
+)
+async def change_plan(
+    db: Db, response: Response, plan_id: UUID, body: PlanChange, if_match: IfMatch = None
+) -> PlanForStaff:
+    """Its name, or the month with which it ends; prices stay."""
+    row = await service.change_plan(db, plan_id, body.facts(), if_match=if_match)
+    return of_plan(response, row)
+
+
+@router.delete(
+    "/price-plans/{plan_id}",
+    status_code=204,
+    dependencies=[WRITE],
+    responses=documented(NotFound, InUse, PreconditionFailed),
+)
+async def remove_plan(db: Db, plan_id: UUID, if_match: IfMatch = None) -> None:
+    """A plan by which nothing was counted yet."""
+    await service.remove_plan(db, plan_id, if_match=if_match)
+
+
+@router.get("/price-plans/{plan_id}/quote", dependencies=[READ], responses=documented(NotFound))
+async def read_quote(
+    db: Db, plan_id: UUID, units: Annotated[int, Query(ge=0, le=MOST_UNITS)]
+) -> Quote:
+    """What so many units of one month cost by this plan, to the last digit."""
+    amount = await queries.quote(db, plan_id, units)
+    return Quote.of(await queries.plan(db, plan_id), units, amount)
+
+
+@router.get("/invoices", dependencies=[READ], responses=documented(InvalidInput))
+async def list_invoices(
+    db: Db, ask: Annotated[InvoicesQuery, Query()], user_id: UUID | None = None
+) -> InvoiceListForStaff:
+    """Everybody's invoices, the newest first."""
+    page = await queries.invoices(db, ask, user_id=user_id, status=ask.status, month=ask.month)
+    return InvoiceListForStaff.of(page, invoices=[InvoiceForStaff.of(row) for row in page.items])
+
+
+@router.get("/invoices/{invoice_id}", dependencies=[READ], responses=documented(NotFound))
+async def read_invoice(db: Db, response: Response, invoice_id: UUID) -> InvoiceWithLinesForStaff:
+    """One invoice with its lines."""
+    return await of_invoice(db, response, await queries.invoice(db, invoice_id))
+
+
+async def of_invoice(db: Db, response: Response, row: Invoice) -> InvoiceWithLinesForStaff:
+    response.headers["ETag"] = etag.of(row.version)
+    return InvoiceWithLinesForStaff.told(row, await queries.lines(db, row.id))
+
+
+@router.post(
+    "/invoices/{invoice_id}/cancellation",
+    dependencies=[WRITE],
+    responses=documented(NotFound, InvoiceClosed, PreconditionFailed),
+)
+async def cancel_invoice(
+    db: Db,
+    response: Response,
+    invoice_id: UUID,
+    body: Cancellation,
+    if_match: IfMatch = None,
+) -> InvoiceWithLinesForStaff:
+    """Nobody is asked for it any more; what it stands for stays billed."""
+    row = await service.give_up(db, invoice_id, reason=body.reason, if_match=if_match)
+    return await of_invoice(db, response, row)
+
+
+@router.get("/users/{user_id}/usage/costs", dependencies=[READ], responses=documented(NotFound))
+async def read_costs(db: Db, user_id: UUID, ask: Annotated[CostsQuery, Query()]) -> CostsForStaff:
+    """What a month of a customer's usage costs so far."""
+    rows = await queries.costs(db, user_id, ask.named())
+    return CostsForStaff(
+        month=ask.named(),
+        stopped=await queries.is_stopped(db, user_id),
+        costs=[CostForStaff.model_validate(row) for row in rows],
+    )
+
+
+@router.get("/users/{user_id}/usage/charges", dependencies=[READ], responses=documented(NotFound))
+async def list_charges(
+    db: Db, user_id: UUID, ask: Annotated[ChargesQuery, Query()]
+) -> ChargeListForStaff:
+    """What was charged for a customer's usage, the newest first."""
+    page = await queries.charges(db, ask, user_id=user_id, month=ask.month, meter=ask.meter)
+    rows = [ChargeForStaff.model_validate(row) for row in page.items]
+    return ChargeListForStaff.of(page, charges=rows)

@@ -1,0 +1,357 @@
+-- Billing: what usage costs is computed here and nowhere else, and no unit of it is billed twice.
+
+-- What the first `units` of a month cost, in the smallest unit of a currency with `scale` digits. The
+-- first `included` cost nothing; a tier holds up to its `up_to`, counted from the first unit of the
+-- month. It is rounded down once, here: so what was billed piece by piece adds up to the whole.
+create or replace function usage_cost(tiers jsonb, included bigint, units bigint, scale integer)
+returns bigint
+language sql immutable parallel safe
+return (
+  select least(4e18, floor(coalesce(sum(
+    greatest(0, least(units, coalesce(up_to, units)) - greatest(below, included))::numeric * unit_price
+  ), 0) * power(10::numeric, scale)))::bigint
+  from (
+    select (tier ->> 'up_to')::bigint as up_to, (tier ->> 'unit_price')::numeric as unit_price,
+      coalesce(lag((tier ->> 'up_to')::bigint) over (order by place), 0) as below
+    from jsonb_array_elements(tiers) with ordinality as listed (tier, place)
+  ) as step
+);
+
+-- How much a meter has counted of a customer's month: from the sums that are written with the usage.
+create or replace function metered_units(its_user uuid, its_meter text, its_month text)
+returns bigint
+language sql stable set search_path = pg_catalog, public, pg_temp as $$
+  select coalesce(sum(case meter.counts when 'calls' then used.requests else used.units end), 0)::bigint
+  from billing_meters as meter
+  join usage_days as used on used.user_id = its_user
+    and used.day >= (its_month || '-01')::date
+    and used.day < ((its_month || '-01')::date + interval '1 month')::date
+    and (meter.endpoints = '{}' or used.endpoint = any (meter.endpoints))
+  where meter.code = its_meter
+$$;
+
+-- Plans.
+
+create or replace function check_price_plan() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  tier jsonb;
+  below bigint := 0;
+  place integer := 0;
+begin
+  if tg_op = 'UPDATE' and (old.meter, old.charging, old.currency, old.tier, old.user_id, old.included,
+      old.price_tiers, old.first_month)
+    is distinct from (new.meter, new.charging, new.currency, new.tier, new.user_id, new.included,
+      new.price_tiers, new.first_month)
+  then
+    raise exception 'the prices of a plan are not changed: end it, and make another'
+      using errcode = 'restrict_violation';
+  end if;
+  if jsonb_array_length(new.price_tiers) not between 1 and 20 then
+    raise exception 'a plan has 1 to 20 tiers' using errcode = 'check_violation';
+  end if;
+  for tier in select jsonb_array_elements(new.price_tiers) loop
+    place := place + 1;
+    if jsonb_typeof(tier -> 'unit_price') is distinct from 'string'
+      or (tier ->> 'unit_price') !~ '^\d{1,7}(\.\d{1,12})?$'
+      or (tier ->> 'unit_price')::numeric > 1000000
+      or ((tier ->> 'up_to') is null) <> (place = jsonb_array_length(new.price_tiers))
+      or (tier ->> 'up_to')::bigint <= below
+    then
+      raise exception 'tiers rise, each has its price, and the last one has no end'
+        using errcode = 'check_violation';
+    end if;
+    below := (tier ->> 'up_to')::bigint;
+  end loop;
+  return new;
+end $$;
+create or replace trigger check_price_plan before insert or update on price_plans
+  for each row execute function check_price_plan();
+create or replace trigger touch before update on price_plans
+  for each row execute function touch();
+create or replace trigger refuse_change before update on billing_meters
+  for each row execute function refuse_change();
+
+-- Usage that is there already may cost something now: its month is looked at again as a whole.
+create or replace function look_again() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  delete from billing_looks where month >= new.first_month;
+  return null;
+end $$;
+revoke execute on function look_again() from public;
+create or replace trigger look_again after insert on price_plans
+  for each row execute function look_again();
+
+-- Periods. The plan of a customer's month is the one that held when it was first looked at, and stays
+-- once something has been billed: of several, the one for the customer goes before the one for the
+-- tier, and that before the one for everybody.
+create or replace function open_usage_periods(people uuid[], its_month text) returns void
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  insert into usage_periods as period (user_id, meter, month, plan_id)
+  select users.id, plan.meter, its_month, plan.id
+  from users
+  cross join lateral (
+    select distinct on (meter) id, meter from price_plans
+    where first_month <= its_month and coalesce(last_month, its_month) >= its_month
+      and (user_id = users.id or tier = users.tier or user_id is null and tier is null)
+    order by meter, user_id is null, tier is null
+  ) as plan
+  where users.id = any (people)
+  order by users.id, plan.meter
+  on conflict (user_id, meter, month) do update set plan_id = excluded.plan_id
+    where period.units = 0 and period.plan_id <> excluded.plan_id
+$$;
+
+-- What is to be billed now, and the periods locked. Who could not pay is asked again once the wallet
+-- has enough.
+create or replace function usage_due(people uuid[], its_month text, its_charging text)
+returns table (period_id uuid, user_id uuid, meter text, plan text, currency text, scale integer,
+  from_units bigint, to_units bigint, amount bigint, amount_after bigint)
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  select period.id, period.user_id, period.meter, plan.name, plan.currency, assets.scale,
+    period.units, found.units, cost.amount - period.amount, cost.amount
+  from usage_periods as period
+  join price_plans as plan on plan.id = period.plan_id
+  join assets on assets.code = plan.currency
+  cross join lateral (
+    select metered_units(period.user_id, period.meter, period.month) as units
+  ) as found
+  cross join lateral (
+    select usage_cost(plan.price_tiers, plan.included, found.units, assets.scale) as amount
+  ) as cost
+  left join accounts as wallet
+    on wallet.owner_id = period.user_id and wallet.asset = plan.currency
+  where period.user_id = any (people) and period.month = its_month
+    and plan.charging = its_charging and cost.amount > period.amount
+    and (period.unpaid_since is null
+      or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount)
+  order by period.id
+  for no key update of period
+$$;
+
+-- Charges: the next units of their period, for what these cost, paid by an operation of the ledger that
+-- moved so much for them, or standing on an invoice. The period follows.
+create or replace function check_usage_charge() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  period usage_periods;
+  plan price_plans;
+  its_scale integer;
+begin
+  select * into strict period from usage_periods where id = new.period_id for no key update;
+  select * into strict plan from price_plans where id = period.plan_id;
+  select scale into strict its_scale from assets where code = plan.currency;
+  if new.from_units <> period.units
+    or new.to_units > metered_units(period.user_id, period.meter, period.month)
+  then
+    raise exception 'a charge is for the next units that were used'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  if new.amount_after <> usage_cost(plan.price_tiers, plan.included, new.to_units, its_scale)
+    or new.amount <> new.amount_after - period.amount
+  then
+    raise exception 'a charge is what its units cost' using errcode = 'integrity_constraint_violation';
+  end if;
+  if (new.operation_id is not null) <> (plan.charging = 'at_once')
+    or new.operation_id is not null and not exists (
+      select from operations where id = new.operation_id and scope = 'billing'
+        and key = new.period_id || ':' || new.from_units
+        and (outcome -> 'legs' -> 0 ->> 'amount')::bigint = new.amount)
+    or new.invoice_id is not null and not exists (
+      select from invoices where id = new.invoice_id and user_id = period.user_id
+        and currency = plan.currency and status = 'open')
+  then
+    raise exception 'a charge is paid as its plan says' using errcode = 'integrity_constraint_violation';
+  end if;
+  new.user_id := period.user_id;
+  new.created_at := now();
+  return new;
+end $$;
+revoke execute on function check_usage_charge() from public;
+create or replace trigger check_usage_charge before insert on usage_charges
+  for each row execute function check_usage_charge();
+
+create or replace function count_usage_charge() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  update usage_periods set units = new.to_units, amount = new.amount_after, unpaid_since = null
+  where id = new.period_id;
+  return null;
+end $$;
+revoke execute on function count_usage_charge() from public;
+create or replace trigger count_usage_charge after insert on usage_charges
+  for each row execute function count_usage_charge();
+
+-- A period says what its newest charge says; its customer's row may go.
+create or replace function check_usage_period() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  newest usage_charges;
+begin
+  if tg_op = 'UPDATE' and ((old.id, old.meter, old.month) is distinct from (new.id, new.meter, new.month)
+    or new.user_id is distinct from old.user_id and new.user_id is not null
+    or new.plan_id <> old.plan_id and new.units > 0)
+  then
+    raise exception 'a period of usage stays what it is'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  select * into newest from usage_charges where period_id = new.id order by to_units desc limit 1;
+  if (new.units, new.amount)
+    is distinct from (coalesce(newest.to_units, 0), coalesce(newest.amount_after, 0))
+  then
+    raise exception 'a period says what its newest charge says'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+revoke execute on function check_usage_period() from public;
+create or replace trigger check_usage_period before insert or update on usage_periods
+  for each row execute function check_usage_period();
+create or replace trigger refuse_removal before delete on usage_periods
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on usage_periods
+  for each statement execute function refuse_change();
+
+-- A charge loses its owner with their row, and that is all that ever changes.
+create or replace function keep_usage_charge() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if tg_op = 'UPDATE' and new.user_id is null then
+    old.user_id := null;
+    if old is not distinct from new then
+      return new;
+    end if;
+  end if;
+  raise exception 'rows of usage_charges are never changed or deleted'
+    using errcode = 'restrict_violation';
+end $$;
+create or replace trigger refuse_change before update or delete on usage_charges
+  for each row execute function keep_usage_charge();
+create or replace trigger refuse_truncate before truncate on usage_charges
+  for each statement execute function refuse_change();
+
+-- Invoices: numbered without a gap in each year, and settled once.
+create or replace function number_invoice() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.issued_at := now();
+  new.year := extract(year from new.issued_at at time zone 'UTC');
+  insert into invoice_numbers as counted (year, last) values (new.year, 1)
+  on conflict (year) do update set last = counted.last + 1
+  returning last into new.number;
+  return new;
+end $$;
+revoke execute on function number_invoice() from public;
+create or replace trigger number_invoice before insert on invoices
+  for each row execute function number_invoice();
+
+create or replace function advance_invoice() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if (old.id, old.year, old.number, old.month, old.currency, old.total, old.issued_at)
+    is distinct from
+    (new.id, new.year, new.number, new.month, new.currency, new.total, new.issued_at)
+    or new.user_id is distinct from old.user_id and new.user_id is not null
+    or old.status <> 'open' and (new.status, new.paid_at, new.operation_id, new.payment_id, new.void_reason)
+      is distinct from (old.status, old.paid_at, old.operation_id, old.payment_id, old.void_reason)
+  then
+    raise exception 'an invoice is settled once, and never changed'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+create or replace trigger advance_invoice before update on invoices
+  for each row execute function advance_invoice();
+create or replace trigger touch before update on invoices
+  for each row execute function touch();
+create or replace trigger refuse_removal before delete on invoices
+  for each row execute function refuse_change();
+create or replace trigger refuse_truncate before truncate on invoices
+  for each statement execute function refuse_change();
+
+-- At the end of its transaction an invoice is the sum of its lines, rounded down to what can be paid:
+-- also where a line was added, or none was.
+create or replace function check_invoice_total() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  its_id uuid := case tg_table_name when 'invoices' then (to_jsonb(new) ->> 'id')::uuid
+    else (to_jsonb(new) ->> 'invoice_id')::uuid end;
+begin
+  if exists (
+    select from invoices join assets on assets.code = invoices.currency
+    where invoices.id = its_id and total is distinct from (
+      select trunc(sum(amount) / power(10::numeric, assets.scale), scale(total))
+      from usage_charges where invoice_id = its_id))
+  then
+    raise exception 'an invoice is the sum of its lines' using errcode = 'integrity_constraint_violation';
+  end if;
+  return null;
+end $$;
+revoke execute on function check_invoice_total() from public;
+drop trigger if exists check_invoice_total on invoices;
+create constraint trigger check_invoice_total after insert on invoices
+  deferrable initially deferred for each row execute function check_invoice_total();
+drop trigger if exists check_invoice_total on usage_charges;
+create constraint trigger check_invoice_total after insert on usage_charges
+  deferrable initially deferred for each row when (new.invoice_id is not null)
+  execute function check_invoice_total();
+
+-- Who may see and do what.
+
+call lock_down('billing_meters');
+grant select on billing_meters to app_user, staff_user, worker_user;
+grant insert (code, name, counts, endpoints), delete on billing_meters to staff_user;
+create policy everybody on billing_meters for select to app_user, worker_user using (true);
+create policy staff on billing_meters to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+
+call lock_down('price_plans');
+grant select on price_plans to app_user, staff_user, worker_user;
+grant insert (name, meter, charging, currency, tier, user_id, included, price_tiers, first_month,
+  last_month), update (name, last_month), delete on price_plans to staff_user;
+create policy public on price_plans for select to app_user
+  using (user_id is null
+    or user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+create policy staff on price_plans to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy worker on price_plans for select to worker_user using (true);
+
+create or replace procedure let_bills_be_read(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  execute format('grant select on %s to app_user, staff_user, worker_user', target);
+  execute format('create policy own on %s for select to app_user using (user_id =
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
+  execute format('create policy staff on %s for select to staff_user using (
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
+  execute format('create policy worker on %s to worker_user using (true) with check (true)', target);
+end $$;
+revoke execute on procedure let_bills_be_read(regclass) from public;
+
+call lock_down('usage_periods');
+call let_bills_be_read('usage_periods');
+grant insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since) on usage_periods
+  to worker_user;
+
+call lock_down('usage_charges');
+call let_bills_be_read('usage_charges');
+grant insert (period_id, from_units, to_units, amount, amount_after, operation_id, invoice_id)
+  on usage_charges to worker_user;
+
+call lock_down('invoice_numbers');
+call lock_down('invoices');
+call let_bills_be_read('invoices');
+grant insert (user_id, month, currency, total, due_at),
+  update (status, paid_at, operation_id, payment_id, attempts, next_try_at, overdue_mailed_at)
+  on invoices to worker_user;
+grant update (status, void_reason) on invoices to staff_user;
+create policy staff_void on invoices for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check (status = 'void');
+
+call lock_down('billing_looks');
+grant select, insert, update on billing_looks to worker_user;
+create policy worker on billing_looks to worker_user using (true) with check (true);

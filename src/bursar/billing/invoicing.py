@@ -1,0 +1,89 @@
+"""A month of usage becomes an invoice: its lines are charges, its total what can be paid of them.
+
+An invoice is paid from the wallet as soon as that has enough, else from the saved method, else by
+whatever payment the customer makes for it. A payment for an invoice that is settled goes back.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.accounts.models import User
+from bursar.billing import charging
+from bursar.billing.charging import Due
+from bursar.billing.models import Charging, Invoice, UsageCharge
+from bursar.billing.rules import INVOICE_DUE_DAYS
+from bursar.billing.service import InvoiceIssued
+from bursar.core import events, mail, money
+from bursar.core.mail_settings import is_address
+from bursar.payments import currencies
+from bursar.system import queries as system
+from bursar.system.catalogue import COMPANY_NAME
+
+
+async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Invoice]:
+    """An invoice for each of them and each currency, where there is something to pay."""
+    owed: dict[tuple[UUID, str], list[Due]] = defaultdict(list)
+    for each in await charging.due(db, people, month, Charging.MONTHLY):
+        owed[each.user_id, each.currency].append(each)
+    days = await system.value(db, INVOICE_DUE_DAYS)
+    due_at = datetime.now(UTC) + timedelta(days=days)
+    made = []
+    for (user_id, currency), lines in owed.items():
+        if total := payable(lines, currency):
+            facts = {"user_id": user_id, "currency": currency, "total": total, "due_at": due_at}
+            invoice = Invoice(month=month, **facts)
+            db.add(invoice)
+            await db.flush()
+            rows = [charging.written(each) | {"invoice_id": invoice.id} for each in lines]
+            await db.execute(insert(UsageCharge), rows)
+            await events.publish(db, InvoiceIssued(invoice_id=invoice.id, user_id=user_id))
+            await tell(db, invoice, "invoice_issued", lines=[said(each) for each in lines])
+            made.append(invoice)
+    return made
+
+
+def payable(lines: Sequence[Due], currency: str) -> Decimal:
+    """Their sum, less what is smaller than the currency's smallest coin; that is nobody's."""
+    exact = sum((money.decimal(each.amount, each.scale) for each in lines), Decimal(0))
+    coin = Decimal(1).scaleb(-currencies.digits(currency))
+    return exact.quantize(coin, ROUND_DOWN, context=money.EXACT)
+
+
+def said(each: Due) -> dict[str, Any]:
+    return {
+        "what": each.plan,
+        "units": each.to_units - each.from_units,
+        "amount": f"{money.decimal(each.amount, each.scale):f} {each.currency}",
+    }
+
+
+async def tell(db: AsyncSession, invoice: Invoice, template: str, **more: Any) -> None:
+    """A mail about it; to nobody where the account is erased."""
+    owner = await db.get(User, invoice.user_id) if invoice.user_id else None
+    if owner is None or owner.erased_at is not None or not is_address(owner.email):
+        return
+    await mail.send(
+        db,
+        template,
+        owner.email,
+        about=owner.id,
+        name=owner.name,
+        number=invoice.title,
+        month=invoice.month,
+        total=f"{invoice.total:f} {invoice.currency}",
+        due=f"{invoice.due_at:%Y-%m-%d}",
+        company=await system.value(db, COMPANY_NAME),
+        **more,
+    )
+
+
+async def tell_overdue(db: AsyncSession, invoice: Invoice) -> None:
+    invoice.overdue_mailed_at = func.now()
+    await tell(db, invoice, "invoice_overdue")

@@ -1,0 +1,159 @@
+"""What billing does by itself: usage is charged each minute, invoices are issued and collected."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.billing import charging, invoicing, paying, queries
+from bursar.billing.models import BillingLook, Charging
+from bursar.billing.months import end_of, month_of, moved
+from bursar.billing.rules import AT_ONCE, INVOICE_AFTER_HOURS, MARGIN
+from bursar.core import events, jobs
+from bursar.core.database import Role
+from bursar.core.events import Published
+from bursar.core.jobs import Run
+from bursar.metering.rules import USAGE_RETENTION_MONTHS
+from bursar.payments import asking
+from bursar.payments.asking import Desk
+from bursar.payments.models import RefundStatus
+from bursar.payments.providers.registry import providers
+from bursar.payments.tasks import give_back as ask_provider
+from bursar.system import queries as system
+
+FIRST = UUID(int=0)
+Bill = Callable[[AsyncSession, Sequence[UUID], str], Awaitable[Any]]
+ONE = "one at a time"
+
+
+@jobs.cron("* * * * *", "billing.begin_charging")
+async def begin_charging(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Has the usage of this month and the last one charged, once a minute."""
+    await jobs.enqueue(db, charge_usage, {"months": 2}, unique_key=ONE)
+
+
+@jobs.cron("40 1 * * *", "billing.begin_charging_late")
+async def begin_charging_late(db: AsyncSession, _: dict[str, Any]) -> None:
+    """The same for all months of which usage can still be reported, once a night."""
+    months = await system.value(db, USAGE_RETENTION_MONTHS)
+    await jobs.enqueue(db, charge_usage, {"months": months + 1}, unique_key="late")
+
+
+@jobs.steps("billing.charge_usage", added_by={Role.WORKER}, at_once=1)
+async def charge_usage(run: Run) -> None:
+    """Charges usage that is paid for as it happens, and what could not be paid before."""
+    now = datetime.now(UTC)
+    for back in range(int(run.payload["months"])):
+        await look(run, Charging.AT_ONCE, moved(month_of(now), -back), charging.charge)
+    after = FIRST
+    while True:
+        async with run.transaction() as db:
+            found = await charging.unpaid(db, after, AT_ONCE)
+        for month in sorted({each.month for each in found}):
+            people = [each.user_id for each in found if each.user_id and each.month == month]
+            async with run.transaction() as db:
+                await charging.charge(db, people, month)
+        if not found:
+            return
+        after = found[-1].id
+
+
+async def look(run: Run, kind: Charging, month: str, bill: Bill) -> None:
+    """Bills whose usage of a month has changed since the last look, some of them at a time."""
+    async with run.transaction() as db:
+        seen = await db.get(BillingLook, (kind, month), populate_existing=True)
+        since, began = (seen.upto if seen else None), datetime.now(UTC)
+    after = FIRST
+    while True:
+        async with run.transaction() as db:
+            people = await queries.users_of(db, month, since, after, AT_ONCE)
+            if people:
+                await bill(db, people, month)
+            else:
+                await note(db, kind, month, began - MARGIN)
+        if not people:
+            return
+        after = people[-1]
+
+
+async def note(db: AsyncSession, kind: Charging, month: str, upto: datetime) -> None:
+    row = insert(BillingLook).values(charging=kind, month=month, upto=upto)
+    again = row.on_conflict_do_update(index_elements=["charging", "month"], set_={"upto": upto})
+    await db.execute(again)
+
+
+@jobs.cron("20 * * * *", "billing.begin_invoicing")
+async def begin_invoicing(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Has the months invoiced that are over, each hour; each month is looked at once a month."""
+    await jobs.enqueue(db, issue_invoices, unique_key=ONE)
+
+
+@jobs.steps("billing.issue_invoices", added_by={Role.WORKER}, at_once=1)
+async def issue_invoices(run: Run) -> None:
+    """Puts the usage of months that are over on invoices, what was reported late with the next."""
+    now = datetime.now(UTC)
+    async with run.transaction() as db:
+        hours = await system.value(db, INVOICE_AFTER_HOURS)
+        months = await system.value(db, USAGE_RETENTION_MONTHS)
+        looks = {
+            row.month: row.upto
+            for row in await db.scalars(select(BillingLook).filter_by(charging=Charging.MONTHLY))
+        }
+    grace = timedelta(hours=hours)
+    newest = moved(month_of(now - grace), -1)  # the last month that is over and waited for
+    for back in range(months + 1):
+        month = moved(newest, -back)
+        if month not in looks or looks[month] + MARGIN < end_of(newest) + grace:
+            await look(run, Charging.MONTHLY, month, invoicing.issue)
+
+
+@jobs.cron("*/5 * * * *", "billing.begin_collecting")
+async def begin_collecting(db: AsyncSession, _: dict[str, Any]) -> None:
+    """Looks every five minutes for invoices that can be paid."""
+    if await paying.to_collect(db, FIRST, 1):
+        await jobs.enqueue(db, collect_invoices, unique_key=ONE)
+
+
+@jobs.steps("billing.collect_invoices", added_by={Role.WORKER}, at_once=1)
+async def collect_invoices(run: Run) -> None:
+    """Takes what open invoices ask for from wallets and saved methods."""
+    async with run.transaction() as db:
+        desk = Desk(run.transaction, providers(db.info["settings"]))
+    after = FIRST
+    while True:
+        async with run.transaction() as db:
+            found = await paying.to_collect(db, after, AT_ONCE)
+        for invoice_id in found:
+            async with run.transaction() as db:
+                payment_id = await paying.collect(db, desk.providers, invoice_id)
+            if payment_id:
+                await asking.create(desk, payment_id)
+        if not found:
+            return
+        after = found[-1]
+
+
+@events.on("payments.completed", subscriber="billing.mark_paid")
+async def mark_paid(db: AsyncSession, event: Published) -> None:
+    """An invoice is paid by the payment for it; a second one goes back."""
+    payment_id = event.payload["payment_id"]
+    if not await paying.hear(db, UUID(payment_id)):
+        await jobs.enqueue(db, give_back, {"payment_id": payment_id}, unique_key=payment_id)
+
+
+@events.on("payments.failed", subscriber="billing.try_later")
+async def try_later(db: AsyncSession, event: Published) -> None:
+    """The saved method did not pay an invoice."""
+    await paying.hear_failure(db, UUID(event.payload["payment_id"]))
+
+
+@jobs.job("billing.give_back", added_by={Role.WORKER})
+async def give_back(db: AsyncSession, payload: dict[str, Any]) -> None:
+    """Has a payment given back whose invoice was settled otherwise."""
+    refund = await paying.give_back(db, UUID(payload["payment_id"]))
+    if refund is not None and refund.status == RefundStatus.PENDING:
+        await jobs.enqueue(db, ask_provider, {"refund": str(refund.id)})

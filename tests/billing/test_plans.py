@@ -1,0 +1,158 @@
+"""Meters and plans: what staff may make and end, and that a price is what the plan says."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.billing.months import moved
+from tests.accounts.people import rows
+from tests.billing.meterman import (
+    LAST,
+    METERS,
+    PLANS,
+    THIS,
+    Tiers,
+    ask,
+    body,
+    meter,
+    minute,
+    plan,
+    price,
+    use,
+)
+from tests.conftest import Live
+from tests.wallets.purses import fund, move_in, refused
+from tests.world import ANNA, CARL, DORA, MARK
+
+NEXT = moved(THIS, 1)
+CENT: Tiers = [(None, "0.01")]
+
+
+@st.composite
+def tiers(draw: st.DrawFn) -> Tiers:
+    bounds = sorted(draw(st.sets(st.integers(1, 10**7), max_size=4)))
+    prices = st.decimals(0, 20, places=12)
+    return [(bound, f"{draw(prices):f}") for bound in (*bounds, None)]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tiers(), st.integers(0, 10**6), st.integers(0, 10**8), st.sampled_from([0, 2, 6]))
+async def test_what_units_cost_is_exact(
+    db: AsyncSession, each: Tiers, included: int, units: int, scale: int
+) -> None:
+    stored = [{"up_to": up_to, "unit_price": unit} for up_to, unit in each]
+    query = text("select usage_cost(cast(:tiers as jsonb), :included, :units, :scale)")
+    facts = {"tiers": json.dumps(stored), "included": included, "units": units, "scale": scale}
+    found = await db.scalar(query, facts)
+    assert Decimal(found).scaleb(-scale) == price(each, included, units, scale)
+
+
+async def test_a_quote_says_what_a_month_costs(live_db: Live) -> None:
+    await meter(live_db)
+    its_id = await plan(live_db, "calls", [(1000, "0.002"), (None, "0.0015")], included=100)
+    answer = await ask(live_db, "GET", f"{PLANS}/{its_id}/quote?units=2001")
+    assert '"amount":3.301500' in answer.text
+    assert (await ask(live_db, "GET", f"{PLANS}/{its_id}/quote?units=-1")).status_code == 422
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "no tier": {"priceTiers": []},
+    "a last tier with an end": {"priceTiers": [{"upTo": 5, "unitPrice": 1}]},
+    "two without an end": {"priceTiers": [{"unitPrice": 1}, {"unitPrice": 2}]},
+    "falling": {"priceTiers": [{"upTo": 9, "unitPrice": 1}, {"upTo": 9, "unitPrice": 2},
+                               {"unitPrice": 1}]},
+    "below zero": {"priceTiers": [{"unitPrice": -1}]},
+    "too many digits": {"priceTiers": [{"unitPrice": "0.0000000000001"}]},
+    "no number": {"priceTiers": [{"unitPrice": "NaN"}]},
+    "true": {"priceTiers": [{"unitPrice": True}]},
+    "a negative allowance": {"included": -1},
+    "for two": {"tier": "pro", "userId": str(CARL.id)},
+    "a month that is none": {"firstMonth": "2026-13"},
+    "over before it begins": {"firstMonth": NEXT, "lastMonth": THIS},
+    "a month that is over": {"firstMonth": LAST},
+    "points": {"currency": "POINTS"},
+    "no currency": {"currency": "usd"},
+    "an unknown way": {"charging": "yearly"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_a_plan_that_makes_no_sense_is_refused(live_db: Live, what: str) -> None:
+    await meter(live_db)
+    answer = await ask(live_db, "POST", PLANS, body("calls", CENT, **BAD[what]))
+    assert answer.status_code == 422, answer.text
+    assert await rows(live_db, "select from price_plans") == []
+
+
+async def test_of_one_meter_no_two_plans_at_a_time_for_the_same(live_db: Live) -> None:
+    await move_in(live_db)
+    await meter(live_db)
+    its_id = await plan(live_db, "calls", CENT)
+    again = await ask(live_db, "POST", PLANS, body("calls", CENT, firstMonth=NEXT))
+    assert refused(again) == (409, "billing.plan_overlap")
+    await plan(live_db, "calls", CENT, tier="pro")
+    await plan(live_db, "calls", CENT, userId=str(CARL.id))
+    ended = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"lastMonth": THIS})
+    assert (ended.status_code, ended.json()["lastMonth"]) == (200, THIS)
+    await plan(live_db, "calls", CENT, firstMonth=NEXT)
+    open_again = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"lastMonth": None})
+    assert refused(open_again) == (409, "billing.plan_overlap")
+    early = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"lastMonth": LAST})
+    assert refused(early) == (422, "invalid_input")
+
+
+async def test_what_is_in_use_stays(live_db: Live) -> None:
+    await move_in(live_db)
+    await fund(live_db, CARL, 1)
+    await meter(live_db)
+    its_id = await plan(live_db, "calls", CENT)
+    other = await plan(live_db, "calls", CENT, tier="pro")
+    await use(live_db, CARL)
+    await minute(live_db)
+    removed = await ask(live_db, "DELETE", f"{PLANS}/{its_id}")
+    assert refused(removed) == (409, "billing.in_use")
+    assert (await ask(live_db, "DELETE", f"{PLANS}/{other}")).status_code == 204
+    assert refused(await ask(live_db, "DELETE", f"{METERS}/calls")) == (409, "billing.in_use")
+    await meter(live_db, "unused")
+    assert (await ask(live_db, "DELETE", f"{METERS}/unused")).status_code == 204
+    twice = await ask(live_db, "POST", METERS, {"code": "calls", "name": "Again"})
+    assert refused(twice) == (409, "billing.meter_exists")
+    known = await rows(live_db, "select event_type from audit_logs")
+    assert {
+        "billing.meter_added", "billing.plan_added", "billing.plan_removed",
+        "billing.meter_removed",
+    } <= {row["event_type"] for row in known}  # fmt: skip
+
+
+async def test_prices_are_never_changed_by_anybody(live_db: Live) -> None:
+    await meter(live_db)
+    await plan(live_db, "calls", CENT)
+    for change in ("included = 7", "price_tiers = '[]'", "user_id = uuid7()", "currency = 'EUR'"):
+        with pytest.raises(asyncpg.PostgresError, match=r"not changed|tiers"):
+            await rows(live_db, f"update price_plans set {change}")
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await rows(live_db, "update billing_meters set counts = 'calls'")
+
+
+async def test_customers_see_what_holds_for_them(live_db: Live) -> None:
+    await move_in(live_db)
+    await meter(live_db)
+    ids = {
+        "everybody": await plan(live_db, "calls", CENT),
+        "free": await plan(live_db, "calls", CENT, tier="free"),
+        "pro": await plan(live_db, "calls", CENT, tier="pro"),
+        "dora": await plan(live_db, "calls", CENT, userId=str(DORA.id)),
+    }
+    answer = await ask(live_db, "GET", "/api/v1/price-plans", who=CARL)
+    seen = {each["id"] for each in answer.json()["price_plans"]}
+    assert seen == {ids["everybody"], ids["free"]}
+    everything = await ask(live_db, "GET", PLANS, who=ANNA)
+    assert everything.json()["total"] == 4
+    assert (await ask(live_db, "GET", PLANS, who=MARK)).status_code == 403
