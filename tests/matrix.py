@@ -61,11 +61,14 @@ customers
   GET /api/v1/api-keys                        GET /api/v1/api-keys/{key_id}
   GET /api/v1/api-keys/scopes                 DELETE /api/v1/api-keys/{key_id}
   GET /api/v1/users/{user_id}/payment-methods GET /api/v1/users/{user_id}/auto-topup
+  GET /api/v1/price-plans
+  GET /api/v1/invoices                        GET /api/v1/invoices/{invoice_id}
 
 customers and their keys
   GET /api/v1/usage                           GET /api/v1/usage/summary
   GET /api/v1/usage/quota                     GET /api/v1/usage/breakdown
   GET /api/v1/usage/export
+  GET /api/v1/usage/costs                     GET /api/v1/usage/charges
 
 customers, their keys and services
   POST /api/v1/usage                          POST /api/v1/usage/events
@@ -144,6 +147,10 @@ owner, administrator
   POST /api/v1/admin/api-keys                 PUT /api/v1/admin/api-keys/{key_id}
   DELETE /api/v1/admin/api-keys/{key_id}      POST /api/v1/admin/api-keys/{key_id}/rotation
   POST /api/v1/admin/users/{user_id}/usage/grants
+  POST /api/v1/admin/billing-meters           DELETE /api/v1/admin/billing-meters/{code}
+  POST /api/v1/admin/price-plans              PUT /api/v1/admin/price-plans/{plan_id}
+  DELETE /api/v1/admin/price-plans/{plan_id}
+  POST /api/v1/admin/invoices/{invoice_id}/cancellation
 
 owner, administrator, and services
   POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk
@@ -217,6 +224,11 @@ owner, administrator, support, analyst
   GET /api/v1/admin/users/{user_id}/usage/quota
   GET /api/v1/admin/users/{user_id}/usage/breakdown
   GET /api/v1/admin/users/{user_id}/usage/grants
+  GET /api/v1/admin/users/{user_id}/usage/costs
+  GET /api/v1/admin/users/{user_id}/usage/charges
+  GET /api/v1/admin/billing-meters            GET /api/v1/admin/price-plans
+  GET /api/v1/admin/price-plans/{plan_id}     GET /api/v1/admin/price-plans/{plan_id}/quote
+  GET /api/v1/admin/invoices                  GET /api/v1/admin/invoices/{invoice_id}
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}

@@ -219,7 +219,8 @@ FORGED = {
     "emptied": "truncate usage_charges cascade",
     "a period that says more": "update usage_periods set units = 12",
     "a period that says less": "update usage_periods set units = 0, amount = 0",
-    "another plan": "update usage_periods set plan_id = (select max(id::text)::uuid from price_plans)",
+    "another plan": "update usage_periods set plan_id = (select max(id::text)::uuid"
+    " from price_plans)",
     "no period": "delete from usage_periods",
     "somebody else's": "update usage_charges set user_id = uuid7()",
 }
@@ -245,7 +246,8 @@ async def test_a_charge_without_its_money_is_refused(live_db: Live) -> None:
     async with live_db.database.transaction(WORKER) as db:
         [each] = await charging.due(db, [CARL.id], THIS, charging.Charging.AT_ONCE)  # type: ignore[list-item]
     made = """
-      insert into usage_charges (period_id, from_units, to_units, amount, amount_after, operation_id)
+      insert into usage_charges
+        (period_id, from_units, to_units, amount, amount_after, operation_id)
       values ($1, 0, 10, 100000, 100000, $2)
     """
     with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="paid as its plan says"):

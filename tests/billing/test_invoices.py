@@ -44,14 +44,16 @@ from tests.world import ANNA, CARL, DORA, OLIVIA
 PRICES: Tiers = [(100, "0.013"), (None, "0.0085")]
 
 
-async def month_over(live: Live, units: int = 150, *, settled: bool = True) -> None:
+async def month_over(
+    live: Live, units: int = 150, *, settled: bool = True, prices: Tiers = PRICES
+) -> None:
     """Carl has used something in the month that is over, and the invoice is written."""
     await set_terms(
         live, quota_hard_free=False, rate_per_second_free=0, rate_per_minute_free=0,
         invoice_after_hours=0,
     )  # fmt: skip
     await meter(live)
-    await old_plan(live, "calls", PRICES)
+    await old_plan(live, "calls", prices)
     await use(live, CARL, units, month=LAST)
     await listen(live)
     if settled:
@@ -104,11 +106,14 @@ async def test_what_is_reported_late_comes_with_the_next(live_db: Live) -> None:
 
 async def test_less_than_a_coin_is_not_invoiced(live_db: Live) -> None:
     await move_in(live_db)
-    await month_over(live_db, units=0)
-    await rows(live_db, "delete from billing_looks")
-    await hour(live_db)
+    await month_over(live_db, prices=[(None, "0.00006")])
     assert await invoices(live_db) == []
     assert await charges(live_db) == []
+    await use(live_db, CARL, 150, month=LAST)
+    await rows(live_db, "update billing_looks set upto = upto - interval '32 days'")
+    await hour(live_db)
+    assert (await invoice(live_db))["total"] == Decimal("0.01")
+    assert [each[:2] for each in await charges(live_db)] == [(0, 300)]
 
 
 async def test_it_is_paid_from_the_wallet_as_soon_as_that_has_enough(live_db: Live) -> None:

@@ -38,9 +38,8 @@ async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[In
     for (user_id, currency), lines in owed.items():
         if total := payable(lines, currency):
             facts = {"user_id": user_id, "currency": currency, "total": total, "due_at": due_at}
-            invoice = Invoice(month=month, **facts)
-            db.add(invoice)
-            await db.flush()
+            making = insert(Invoice).values(month=month, **facts).returning(Invoice)
+            invoice = (await db.scalars(making)).one()
             rows = [charging.written(each) | {"invoice_id": invoice.id} for each in lines]
             await db.execute(insert(UsageCharge), rows)
             await events.publish(db, InvoiceIssued(invoice_id=invoice.id, user_id=user_id))
