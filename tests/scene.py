@@ -22,6 +22,7 @@ from bursar.core.database import Claim, Role
 from bursar.keys import secret
 from tests import databases
 from tests.accounts.people import OTHER_PASSWORD, PASSWORD, rows
+from tests.billing.scenery import BILLING_BODIES, set_out_billing
 from tests.booking.scenery import BOOKING_BODIES, set_out_booking
 from tests.conftest import Live
 from tests.matrix import (
@@ -99,6 +100,7 @@ BODIES: dict[str, Any] = {
     **MONEY_BODIES,
     **WEBHOOK_BODIES,
     **BOOKING_BODIES,
+    **BILLING_BODIES,
 }
 
 numbers = count(1)
@@ -168,6 +170,7 @@ async def set_scene(database: Any) -> dict[str, Any]:
         things = await set_out_money(database, proposer=TESS)
         things |= await set_out_webhooks(database)
         await set_out_keys(database)
+        things |= await set_out_billing(database)
         return things | await set_out_booking(database)
 
 

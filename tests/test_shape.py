@@ -74,6 +74,14 @@ ROOMS_OF_DOMAINS = {
         "trainings": "the verbs of trainings",
         "trainings_admin": "staff's routes for trainings",
     },
+    "billing": {
+        "charging": "usage that is paid for as it happens",
+        "invoicing": "a month of usage becomes an invoice",
+        "months": "how a month is written, and when it is over",
+        "paying": "how an invoice is paid",
+        "rules": "what staff may set of billing",
+        "stops": "whose calls are refused until they have paid",
+    },
     "payments": {
         "applied": "what applying a fact has done",
         "around.sql": "what the database keeps around payments",

@@ -45,7 +45,7 @@ router = APIRouter(tags=["billing"], route_class=Route)
 READ = staff(Permission.BILLING_READ)
 WRITE = staff(Permission.BILLING_WRITE)
 
-MeterCode = Annotated[str, Path(max_length=40, pattern=r"^[a-z0-9_]+$")]
+MeterCode = Annotated[str, Path(max_length=100)]
 
 
 class MetersQuery(PageQuery):
@@ -139,7 +139,7 @@ async def remove_plan(db: Db, plan_id: UUID, if_match: IfMatch = None) -> None:
 
 @router.get("/price-plans/{plan_id}/quote", dependencies=[READ], responses=documented(NotFound))
 async def read_quote(
-    db: Db, plan_id: UUID, units: Annotated[int, Query(ge=0, le=MOST_UNITS)]
+    db: Db, plan_id: UUID, units: Annotated[int, Query(ge=0, le=MOST_UNITS)] = 1
 ) -> Quote:
     """What so many units of one month cost by this plan, to the last digit."""
     amount = await queries.quote(db, plan_id, units)

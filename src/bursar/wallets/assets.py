@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.audit import service as audit
 from bursar.core.database import Claim, Database
+from bursar.core.errors import BursarError
 from bursar.wallets.ledger import SENTENCES, UnknownAsset
 from bursar.wallets.models import Asset
 
@@ -18,6 +21,20 @@ async def asset(db: AsyncSession, code: str) -> Asset:
     if found is None:
         raise unknown()
     return found
+
+
+class AssetExists(BursarError, status=409, code="wallet.asset_exists"):
+    """There is a currency with this code; its digits never change."""
+
+
+async def add(db: AsyncSession, code: str, scale: int, kind: str) -> Asset:
+    """Another currency, with the company's own accounts in it; it is for ever."""
+    row = insert(Asset).values(code=code, scale=scale, kind=kind)
+    if await db.scalar(row.on_conflict_do_nothing().returning(Asset.code)) is None:
+        raise AssetExists(f"There is a currency with the code {code} already.")
+    after = {"scale": scale, "kind": kind}
+    await audit.record(db, "wallets.asset_added", "asset", code, after=after)
+    return await asset(db, code)
 
 
 async def scale(database: Database, claim: Claim, code: str) -> int:

@@ -19,7 +19,8 @@ from bursar.core.paging import PageQuery
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
 from bursar.wallets import ledger, service, statements
-from bursar.wallets.service import AssetExists
+from bursar.wallets.assets import AssetExists
+from bursar.wallets.assets import add as add_to_assets
 from bursar.wallets.staff_schemas import (
     AssetIn,
     AssetList,
@@ -179,5 +180,5 @@ async def list_assets(db: Db, ask: Annotated[AssetsQuery, Query()]) -> AssetList
 )
 async def add_asset(db: Db, body: AssetIn) -> AssetOut:
     """Another currency, or points, for ever: its digits never change."""
-    row = await service.add_asset(db, body.code, body.scale, body.kind)
+    row = await add_to_assets(db, body.code, body.scale, body.kind)
     return AssetOut.model_validate(row)

@@ -207,9 +207,17 @@ class Outcome:
 
 
 def outcome(document: Mapping[str, Any]) -> Outcome:
+    """What post() answered; the error that it stands for is raised."""
+    found = result(document)
+    if isinstance(found, BursarError):
+        raise found
+    return found
+
+
+def result(document: Mapping[str, Any]) -> Outcome | BursarError:
     """What post() answered, or the error that it stands for."""
     if "error" in document:
-        raise refusal(document)
+        return refusal(document)
     return Outcome(
         UUID(document["operation_id"]),
         datetime.fromisoformat(document["posted_at"]),

@@ -31,7 +31,7 @@ from bursar.system import queries as system
 from bursar.system.catalogue import setting
 from bursar.wallets import assets, ledger, statements
 from bursar.wallets.ledger import USD, Leg, Outcome, Request
-from bursar.wallets.models import Account, AccountStatus, Adjustment, Asset, Operation
+from bursar.wallets.models import Account, AccountStatus, Adjustment, Operation
 
 ADJUSTMENT_LIMIT = setting(
     "adjustment_limit",
@@ -66,18 +66,13 @@ async def post_all(db: AsyncSession, requests: list[Request]) -> list[Outcome]:
 
 async def try_all(db: AsyncSession, requests: list[Request]) -> list[Outcome | BursarError]:
     """Posts several in one call, each by itself: what was refused is answered, the rest is done."""
-    return [result(answer) for answer in await answers(db, requests)]
+    return [ledger.result(answer) for answer in await answers(db, requests)]
 
 
-def result(answer: Mapping[str, Any]) -> Outcome | BursarError:
-    return ledger.refusal(answer) if "error" in answer else ledger.outcome(answer)
-
-
-async def answers(db: AsyncSession, requests: list[Request]) -> list[dict[str, Any]]:
-    documents = exact.dumps([request.document() for request in requests])
-    found: list[dict[str, Any]] = await db.scalar(POST, {"requests": documents})
+async def answers(db: AsyncSession, requests: list[Request]) -> Any:
     db.info["audited"] = True
-    return found
+    documents = exact.dumps([request.document() for request in requests])
+    return await db.scalar(POST, {"requests": documents})
 
 
 class Fact(TypedDict):
@@ -394,17 +389,3 @@ async def decide(
     before = {"state": "proposed"}
     await audit.record(db, action, "adjustment", row.id, before=before, after=after)
     return row
-
-
-class AssetExists(BursarError, status=409, code="wallet.asset_exists"):
-    """There is a currency with this code; its digits never change."""
-
-
-async def add_asset(db: AsyncSession, code: str, scale: int, kind: str) -> Asset:
-    """Another currency, with the company's own accounts in it; it is for ever."""
-    row = insert(Asset).values(code=code, scale=scale, kind=kind)
-    if await db.scalar(row.on_conflict_do_nothing().returning(Asset.code)) is None:
-        raise AssetExists(f"There is a currency with the code {code} already.")
-    after = {"scale": scale, "kind": kind}
-    await audit.record(db, "wallets.asset_added", "asset", code, after=after)
-    return await assets.asset(db, code)
