@@ -51,6 +51,8 @@ def reconcile(
         answer_json(as_dict(compared, listed))
     else:
         print_differences(compared, listed)
+    if compared.unread:
+        raise compared.unread[0]
     if compared.differences:
         sys.exit(1)
 
@@ -114,7 +116,8 @@ SHOWN = ("kind", "provider", "subject", "payment_id", "ours", "our_currency", "t
 
 def as_dict(compared: "Compared", listed: "list[Difference]") -> dict[str, Any]:
     return {
-        "ok": compared.differences == 0,
+        "ok": compared.differences == 0 and not compared.unread,
+        "unread": [why.detail for why in compared.unread],
         "since": compared.since,
         "until": compared.until,
         "bookings": compared.bookings,
@@ -134,6 +137,8 @@ def print_differences(compared: "Compared", listed: "list[Difference]") -> None:
         answer("\t".join((row.kind, row.provider, row.subject, *sides)))
     if compared.differences > len(listed):
         say(f"and {compared.differences - len(listed)} more: see the staff's list of differences")
+    for why in compared.unread[1:]:
+        say(why.detail)
     found = f"{compared.differences:,} difference(s)" if compared.differences else "all agrees"
     days = f"{compared.since:%Y-%m-%d} to {compared.until - timedelta(seconds=1):%Y-%m-%d}"
     answer(f"{days}: {found}, {compared.bookings:,} lines of the providers' books.")

@@ -147,6 +147,10 @@ class Unknown(Exception):
     """The call ended without an answer: it may have happened."""
 
 
+class NotShown(Exception):
+    """The provider does not show its books; the sentence says why, for staff."""
+
+
 class ProviderMissing(BursarError, status=422, code="payments.provider_missing"):
     """This way to pay is not set up here."""
 
@@ -197,7 +201,7 @@ class Provider(Protocol):
         """What an event says; nothing for a type that changes nothing here."""
 
     def booked(self, since: datetime, until: datetime) -> AsyncIterator[Booked]:
-        """The provider's own books between two moments."""
+        """The provider's own books between two moments, or NotShown."""
 
     async def close(self) -> None:
         """Ends its connections."""

@@ -30,6 +30,7 @@ from bursar.payments.providers import (
     Charge,
     Event,
     Fact,
+    NotShown,
     Return,
     Unknown,
 )
@@ -256,7 +257,11 @@ class Stripe:
             "expand": ["data.source"],
         }
         while True:
-            page = await called(self._client.v1.balance_transactions.list_async(params))
+            try:
+                page = await called(self._client.v1.balance_transactions.list_async(params))
+            except stripe.StripeError as error:
+                said = error.user_message or type(error).__name__
+                raise NotShown(f"Stripe refuses its books: {said}") from error
             for entry in page.data:
                 yield booked(plain(entry))
             if not page.has_more:
