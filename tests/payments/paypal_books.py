@@ -171,6 +171,16 @@ class PayPal:
                 return self.events
         return {}
 
+    def taken_back(self, capture: dict[str, Any], dispute: dict[str, Any]) -> dict[str, Any]:
+        up = f"https://api.paypal.example/v2/payments/captures/{capture['id']}"
+        return {
+            "id": f"BACK{capture['id']}",
+            "status": "COMPLETED",
+            "amount": dispute["dispute_amount"],
+            "links": [{"rel": "up", "href": up}],
+            "create_time": self.now(),
+        }
+
     def dispute(self, said: dict[str, Any]) -> dict[str, Any]:
         capture = self.captures[said["capture"]]
         dispute = self.disputes.setdefault(
@@ -179,7 +189,10 @@ class PayPal:
                 "dispute_id": f"PP-D-{capture['id']}",
                 "status": "OPEN",
                 "reason": "MERCHANDISE_OR_SERVICE_NOT_RECEIVED",
-                "dispute_amount": capture["amount"],
+                "dispute_amount": {
+                    **capture["amount"],
+                    "value": said.get("amount", capture["amount"]["value"]),
+                },
                 "disputed_transactions": [{"seller_transaction_id": capture["id"]}],
                 "create_time": self.now(),
             },
@@ -187,6 +200,8 @@ class PayPal:
         if said.get("outcome"):
             outcome = {"outcome_code": said["outcome"]}
             dispute |= {"status": "RESOLVED", "dispute_outcome": outcome}
+        if said.get("outcome") == "RESOLVED_BUYER_FAVOUR":
+            self.tell("PAYMENT.CAPTURE.REVERSED", self.taken_back(capture, dispute))
         kind = "RESOLVED" if said.get("outcome") else "CREATED"
         self.tell(f"CUSTOMER.DISPUTE.{kind}", dispute)
         return dispute

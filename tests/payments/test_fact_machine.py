@@ -44,7 +44,8 @@ class Back:
     object_id: str
     amount: int
     refund_id: UUID | None = None  # ours, of one that we asked for
-    fate: str = "asked"  # refused, done, returned (after it was done), failed (instead)
+    # refused, done, returned (after it was done), failed (instead), reversed (by a dispute)
+    fate: str = "asked"
 
 
 @dataclass
@@ -168,6 +169,24 @@ class FactMachine(RuleBasedStateMachine):
         if truth.dispute == "open":
             truth.dispute = "won" if won else "lost"
             self.tell_of_dispute(truth, What.DISPUTE_WON if won else What.DISPUTE_LOST)
+
+    @rule(place=places, amount=amounts, won=st.booleans())
+    def reverse(self, place: int, amount: int, won: bool) -> None:
+        """The provider takes back what is contested, and tells that and its decision in any order:
+        lost, it is one and the same money; won all the same, it has gone besides."""
+        truth = self.one(place)
+        opened = [each for each in self.facts if each.object_id == f"dp_{truth.payment}"]
+        if truth.dispute != "open" or amount > truth.disputed:
+            return
+        if not all([self.told(tills.captured(truth.payment, truth.amount)), self.told(opened[0])]):
+            return
+        back = Back(f"re_{next(numbers)}", amount, fate="reversed")
+        truth.backs.append(back)
+        told = tills.refunded(truth.payment, back.object_id, amount, is_reversal=True)
+        self.facts.append(told)
+        self.decide(place, won)
+        if won:
+            back.fate = "done"
 
     def tell_of_dispute(self, truth: Truth, what: What) -> None:
         self.facts.append(tills.fact(truth.payment, what, f"dp_{truth.payment}", truth.disputed))

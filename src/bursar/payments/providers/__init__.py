@@ -59,6 +59,7 @@ class Fact:
     fee: Decimal | None = None
     ids: Mapping[str, str] = field(default_factory=dict)  # columns of the payment to fill in
     refund_id: str | None = None  # our own, where the provider tells it back
+    is_reversal: bool = False  # of a refund: the provider itself took it back, by a dispute mostly
     customer_id: str | None = None
     method: SavedMethod | None = None
     code: str | None = None
