@@ -170,21 +170,26 @@ class FactMachine(RuleBasedStateMachine):
             truth.dispute = "won" if won else "lost"
             self.tell_of_dispute(truth, What.DISPUTE_WON if won else What.DISPUTE_LOST)
 
-    @rule(place=places, amount=amounts, won=st.booleans())
-    def reverse(self, place: int, amount: int, won: bool) -> None:
-        """The provider takes back what is contested, and tells that and its decision in any order:
+    @rule(
+        amount=amounts,
+        part=st.integers(0, 4),
+        won=st.booleans(),
+        purpose=st.sampled_from(["top_up", "invoice"]),
+    )
+    def dispute_that_takes_back(self, amount: int, part: int, won: bool, purpose: str) -> None:
+        """The provider reverses what is contested, and tells that and its decision in any order:
         lost, it is one and the same money; won all the same, it has gone besides."""
-        truth = self.one(place)
-        opened = [each for each in self.facts if each.object_id == f"dp_{truth.payment}"]
-        if truth.dispute != "open" or amount > truth.disputed:
-            return
-        if not all([self.told(tills.captured(truth.payment, truth.amount)), self.told(opened[0])]):
-            return
-        back = Back(f"re_{next(numbers)}", amount, fate="reversed")
+        self.begin(20, purpose)
+        self.capture(0)
+        self.dispute(0, amount)
+        for fact in self.facts[-2:]:
+            self.told(fact)
+        truth = self.one(0)
+        back = Back(f"re_{next(numbers)}", max(1, amount - part), fate="reversed")
         truth.backs.append(back)
-        told = tills.refunded(truth.payment, back.object_id, amount, is_reversal=True)
+        told = tills.refunded(truth.payment, back.object_id, back.amount, is_reversal=True)
         self.facts.append(told)
-        self.decide(place, won)
+        self.decide(0, won)
         if won:
             back.fate = "done"
 
