@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bursar.payments.reconciliation import Compared
 
 DAYS = 7  # that are compared where nothing is said
-MOST_LISTED = 100
+AT_ONCE, MOST_LISTED = 100, 10_000  # of differences
 
 
 def reconcile(
@@ -105,9 +105,16 @@ async def comparing(
     finally:
         await known.close()
     only = Filters(status=DifferenceStatus.OPEN, since=since, until=until)
-    async with transaction() as db:
-        page = await reconciliation.differences(db, PageQuery(per_page=MOST_LISTED), only)
-    return compared, list(page.items)
+    listed: list[Difference] = []
+    cursor: str | None = None
+    while len(listed) < MOST_LISTED:
+        async with transaction() as db:
+            ask = PageQuery(per_page=AT_ONCE, cursor=cursor)
+            page = await reconciliation.differences(db, ask, only)
+        listed += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    return compared, listed
 
 
 SHOWN = ("kind", "provider", "subject", "payment_id", "ours", "our_currency", "theirs",
