@@ -15,7 +15,17 @@ from typing import Any
 import asyncpg
 import pytest
 from bench import __main__ as command
-from bench import books, charges_http, crowded, harness, identify, knock, load, procedure
+from bench import (
+    books,
+    charges_http,
+    crowded,
+    harness,
+    identify,
+    knock,
+    load,
+    payments_summary,
+    procedure,
+)
 from bench.books import Charges
 from bench.harness import Claim, Contender, Report
 from bench.load import NEW_KEY, Ask, Job, WrongAnswer
@@ -26,6 +36,7 @@ from bursar.core.database import WORKER
 from bursar.wallets import ledger, service
 from bursar.wallets.verification import verify
 from tests import databases
+from tests.audit.trail import superuser
 from tests.conftest import Live
 
 
@@ -264,3 +275,35 @@ def test_the_read_is_measured_beside_its_peers() -> None:
     ]
     assert all(figure["median"] > 50 for figure in report["figures"])
     assert all(target["value"] > 0 for target in report["targets"])
+
+
+def test_the_summary_is_measured_over_as_many_payments_as_were_written() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "payments_summary"),
+            *("--quick", "--seconds", "0.5", "--rounds", "1", "--json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [report] = json.loads(done.stdout)
+    assert [figure["name"] for figure in report["figures"]] == ["payment_summary", "counted anew"]
+    assert "20,000 payments" in report["unit"]
+    assert all(figure["median"] > 0 for figure in report["figures"])
+
+
+async def test_totals_that_are_not_what_is_there_are_not_measured(live_db: Live) -> None:
+    async with superuser(live_db.url) as connection:
+        await connection.execute(payments_summary.PREPARE)
+        await connection.execute("insert into assets (code, scale) values ('EUR', 2)")
+        await connection.execute(payments_summary.ROWS, 1, 70)
+        await payments_summary.check(connection, 70)
+        with pytest.raises(BenchFailed, match="not as many"):
+            await payments_summary.check(connection, 71)
+        await connection.execute("update payment_totals set amount = amount + 1 where shard >= 0")
+        with pytest.raises(BenchFailed, match="not what a count"):
+            await payments_summary.check(connection, 70)

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,24 @@ def test_a_domain_has_only_the_files_that_house_knows() -> None:
             continue
         names = {path.stem if path.suffix == ".py" else path.name for path in domain.glob("*.*")}
         assert names - DOMAIN_FILES <= set(ROOMS_OF_DOMAINS.get(domain.name, {})), domain.name
+
+
+WIRE = re.compile(r"^(from|import) (fastapi|starlette)|import (\w+, )*\w*schemas|_?schemas import")
+
+
+def test_every_module_of_payments_is_the_wire_or_held_off_it() -> None:
+    """A new one that knows neither FastAPI nor schemas is named in a contract that keeps it so."""
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    named = " ".join(
+        contracts[f"importlinter:contract:{which}"]["source_modules"]
+        for which in ("service", "queries", "models")
+    )
+    for path in (SOURCE / "payments").glob("*.py"):
+        is_wire = any(WIRE.search(line) for line in path.read_text().splitlines())
+        if is_wire or path.stem in DOMAIN_FILES or path.stem == "tasks":
+            continue
+        assert f"bursar.payments.{path.stem}" in named.split(), path.stem
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)

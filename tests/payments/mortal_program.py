@@ -24,6 +24,7 @@ from bursar.app import create_app
 from bursar.core.database import Claim, Database
 from bursar.core.settings import Settings
 from bursar.payments.providers import Answer, Charge, Return
+from bursar.payments.providers.paypal import PayPal
 from bursar.payments.providers.registry import Providers
 from bursar.payments.providers.stripe import Stripe
 from tests.conftest import Live
@@ -60,33 +61,47 @@ class MortalDatabase(Database):
         self.clock.moment()
 
 
-class MortalStripe(Stripe):
-    """The real one, with a moment after each answer."""
+class Mortal:
+    """Before a real provider, with a moment after each answer."""
 
     clock: Clock
 
     async def create(self, charge: Charge) -> Answer:
-        return self._heard(await super().create(charge))
+        return self._heard(await super().create(charge))  # type: ignore[misc]
 
     async def complete(self, charge: Charge) -> Answer:
-        return self._heard(await super().complete(charge))
+        return self._heard(await super().complete(charge))  # type: ignore[misc]
 
     async def refund(self, back: Return) -> Answer:
-        return self._heard(await super().refund(back))
+        return self._heard(await super().refund(back))  # type: ignore[misc]
 
     def _heard(self, answer: Answer) -> Answer:
         self.clock.moment()
         return answer
 
 
+class MortalStripe(Mortal, Stripe):
+    """Its intents take by themselves what was approved."""
+
+
+class MortalPayPal(Mortal, PayPal):
+    """Its orders are taken by us: a moment lies between our look and that."""
+
+    async def _order(self, charge: Charge) -> dict[str, Any]:
+        order = await super()._order(charge)
+        self.clock.moment()
+        return order
+
+
 def installed(order: dict[str, Any]) -> tuple[Live, Clock]:
     """Once for a database, before any child; connections are made by whoever needs them first."""
     settings = Settings(data=Path("/nowhere"), **order["settings"])
     app = create_app(settings, order["url"])
-    database, stripe = MortalDatabase(order["url"], settings), MortalStripe.of(settings)
-    assert isinstance(stripe, MortalStripe)
-    database.clock = stripe.clock = Clock()
-    app.state.database, app.state.providers = database, Providers({"stripe": stripe})
+    kind = MortalPayPal if settings.paypal_client_secret else MortalStripe
+    database, provider = MortalDatabase(order["url"], settings), kind.of(settings)
+    assert isinstance(provider, Mortal)
+    database.clock = provider.clock = Clock()
+    app.state.database, app.state.providers = database, Providers({provider.name: provider})
     return Live(order["url"], settings, app), database.clock
 
 

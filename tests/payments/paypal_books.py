@@ -34,6 +34,9 @@ class PayPal:
         self.calls: Counter[str] = Counter()
         self.tokens: set[str] = set()
         self.numbers = count(1)
+        self.shows_transactions = True
+        self.most_reported = 10_000
+        self.other_lines: list[dict[str, Any]] = []
 
     def now(self) -> str:
         """No two moments are the same."""
@@ -125,27 +128,6 @@ class PayPal:
     def refunds_of(self, capture: dict[str, Any]) -> list[dict[str, Any]]:
         return [r for r in self.refunds.values() if r["links"][0]["href"].endswith(capture["id"])]
 
-    def report(self) -> dict[str, Any]:
-        lines = [(c, "T0006", 1) for c in self.captures.values()]
-        lines += [(r, "T1107", -1) for r in self.refunds.values()]
-        infos = []
-        for thing, code, sign in lines:
-            amount = {**thing["amount"], "value": str(sign * Decimal(thing["amount"]["value"]))}
-            info = {
-                "transaction_id": thing["id"],
-                "transaction_event_code": code,
-                "transaction_initiation_date": thing["create_time"],
-                "transaction_amount": amount,
-                "custom_field": thing.get("custom_id"),
-            }
-            if code == "T0006":
-                fee = thing["seller_receivable_breakdown"]["paypal_fee"]
-                info["fee_amount"] = {**fee, "value": f"-{fee['value']}"}
-            else:
-                info["paypal_reference_id"] = thing["links"][0]["href"].rpartition("/")[2]
-            infos.append({"transaction_info": info})
-        return {"transaction_details": infos, "total_pages": 1}
-
     # The side door.
 
     def side(self, what: str, said: dict[str, Any]) -> Any:
@@ -169,6 +151,13 @@ class PayPal:
                 return self.dispute(said)
             case "fail":
                 self.failures[said["method"], said["path"]] += [said["how"]] * said["times"]
+            case "reports":
+                for name in ("shows_transactions", "most_reported", "other_lines"):
+                    setattr(self, name, said.get(name, getattr(self, name)))
+            case "change":
+                self.captures[said["capture"]].update(said["to"])
+            case "lose":
+                del getattr(self, said["kind"])[said["name"]]
             case "forget_tokens":
                 self.tokens.clear()
             case "start_anew":
@@ -182,6 +171,16 @@ class PayPal:
                 return self.events
         return {}
 
+    def taken_back(self, capture: dict[str, Any], dispute: dict[str, Any]) -> dict[str, Any]:
+        up = f"https://api.paypal.example/v2/payments/captures/{capture['id']}"
+        return {
+            "id": f"BACK{capture['id']}",
+            "status": "COMPLETED",
+            "amount": dispute["dispute_amount"],
+            "links": [{"rel": "up", "href": up}],
+            "create_time": self.now(),
+        }
+
     def dispute(self, said: dict[str, Any]) -> dict[str, Any]:
         capture = self.captures[said["capture"]]
         dispute = self.disputes.setdefault(
@@ -190,7 +189,10 @@ class PayPal:
                 "dispute_id": f"PP-D-{capture['id']}",
                 "status": "OPEN",
                 "reason": "MERCHANDISE_OR_SERVICE_NOT_RECEIVED",
-                "dispute_amount": capture["amount"],
+                "dispute_amount": {
+                    **capture["amount"],
+                    "value": said.get("amount", capture["amount"]["value"]),
+                },
                 "disputed_transactions": [{"seller_transaction_id": capture["id"]}],
                 "create_time": self.now(),
             },
@@ -198,6 +200,8 @@ class PayPal:
         if said.get("outcome"):
             outcome = {"outcome_code": said["outcome"]}
             dispute |= {"status": "RESOLVED", "dispute_outcome": outcome}
+        if said.get("outcome") == "RESOLVED_BUYER_FAVOUR":
+            self.tell("PAYMENT.CAPTURE.REVERSED", self.taken_back(capture, dispute))
         kind = "RESOLVED" if said.get("outcome") else "CREATED"
         self.tell(f"CUSTOMER.DISPUTE.{kind}", dispute)
         return dispute

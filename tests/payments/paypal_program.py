@@ -30,7 +30,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from tests.oidc_program import process
 from tests.payments import certificates
+from tests.payments import paypal_reports as reports
 from tests.payments.paypal_books import PayPal, Refused
+from tests.payments.paypal_reports import NotReported
 from tests.programs import new_folder
 
 CLIENT, SECRET = "the-app-of-the-tests", "a-secret-of-the-app-alone"
@@ -59,7 +61,7 @@ def api(paypal: PayPal, signers: dict[str, bytes]) -> web.Application:
             return token(paypal, request)
         if request.headers.get("Authorization", "").removeprefix("Bearer ") not in paypal.tokens:
             return 401, {"name": "AUTHENTICATION_FAILURE"}
-        asked = await request.json() if request.can_read_body else {}
+        asked = await request.json() if request.can_read_body else dict(request.query)
         key = request.headers.get("PayPal-Request-Id")
         what = f"{request.method} {request.path} {json.dumps(asked, sort_keys=True)}"
         if key in paypal.keys:
@@ -67,7 +69,7 @@ def api(paypal: PayPal, signers: dict[str, bytes]) -> web.Application:
             return (status, body) if before == what else (422, Refused(422, "KEY_REUSED").body)
         try:
             status, body = 201, route(paypal, request.method, request.path, asked)
-        except Refused as refused:
+        except (Refused, NotReported) as refused:
             status, body = refused.status, refused.body
         body = json.loads(json.dumps(body))
         if key:
@@ -112,7 +114,7 @@ def route(paypal: PayPal, method: str, path: str, asked: dict[str, Any]) -> Any:
         case "GET", ["payments", "refunds", name] if name in paypal.refunds:
             return paypal.refunds[name]
         case "GET", ["reporting", "transactions"]:
-            return paypal.report()
+            return reports.report(paypal, asked)
     raise Refused(404, "INVALID_RESOURCE_ID", "The resource does not exist.")
 
 

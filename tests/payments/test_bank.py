@@ -1,6 +1,7 @@
 """The bank's lines: kept once, proposed for what is awaited, and accepted with what really came."""
 
 import asyncio
+import json
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -278,6 +279,23 @@ async def bursar(live: Live, *arguments: str) -> tuple[int | None, str]:
     )  # fmt: skip
     said, _ = await process.communicate()
     return process.returncode, said.decode()
+
+
+async def test_every_difference_is_listed(live_db: Live) -> None:
+    """More than a page of them, by the command and in JSON."""
+    damage = """
+      insert into reconciliations (since, until) values (now() - interval '1 hour', now());
+      insert into reconciliation_differences (kind, provider, subject, theirs, their_currency,
+        happened_at, seen_by)
+      select 'missing_here', 'stripe', 'ch_' || n, 20, 'USD', now() - interval '1 minute' * n, id
+      from generate_series(1, 250) as n, reconciliations
+    """
+    await damage_by_hand(live_db, damage)
+    code, said = await bursar(live_db, "reconcile")
+    assert code == 1
+    assert said.count("missing_here\tstripe\tch_") == 250
+    code, said = await bursar(live_db, "reconcile", "--json")
+    assert len(json.loads(said)["listed"]) == json.loads(said)["differences"] == 250
 
 
 async def test_the_commands(live_db: Live, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Bank statements as files: the same money however a bank writes it, or a refusal that says why."""
 
+import tracemalloc
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal
@@ -250,3 +251,30 @@ def test_no_bytes_break_the_reader(content: bytes) -> None:
     for start in (b"", b"Date,Amount,Currency\n", b"<"):
         with suppress(BadStatement):
             bank_files.read(start + content, Hints())
+
+
+def test_a_file_of_empty_rows_takes_no_memory() -> None:
+    """A row takes a hundred times the byte that it has in the file."""
+    content = b"date,amount,currency\n" + b"\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert bank_files.read(content, Hints())[1] == []
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (";" * 10 + "\n", "more than 50000 lines"),
+        ("2026-01-01,1.00,USD\n", "more than 50000 lines"),
+        (",", "more than 500 cells"),
+        ('"', "cannot be read as CSV"),
+    ],
+)
+def test_five_megabytes_are_refused_before_they_are_read(row: str, why: str) -> None:
+    head = "date;amount;currency\n" if row.startswith(";") else "date,amount,currency\n"
+    content = head + (row + "x" * 5_000_000 if row == '"' else row * (5_000_000 // len(row)))
+    with pytest.raises(BadStatement, match=why):
+        bank_files.read(content.encode(), Hints())

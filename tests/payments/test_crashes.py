@@ -1,13 +1,7 @@
 """Killed between any two steps: afterwards the provider's books and ours agree, each thing once."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,66 +9,11 @@ from bursar.core.database import WORKER
 from bursar.payments import tasks
 from tests.accounts.people import rows
 from tests.databases import SECRET
+from tests.payments.mortals import Mortal
 from tests.payments.shop import KEY, PAYMENTS, Shop
 from tests.payments.tills import company
 from tests.wallets.purses import balance_of
 from tests.world import CARL, OLIVIA
-
-ROOT = Path(__file__).parents[2]
-MOST_MOMENTS = 40
-Asked = tuple[str, str, Any, str]  # who, the path, the body, the key
-
-
-class Mortal:
-    """The program that is killed; a child for each request."""
-
-    def __init__(self) -> None:
-        self.shop: Shop
-        self._program = subprocess.Popen(
-            [sys.executable, "-m", "tests.payments.mortal_program"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            text=True,
-        )
-
-    def kill_everywhere(self, asked: Callable[[int], Asked]) -> list[Asked]:
-        """One request for each moment, killed there, and the last one not at all."""
-        sent = []
-        for moment in range(1, MOST_MOMENTS):
-            sent.append(asked(moment))
-            if answered := self.post(*sent[-1], kill_at=moment):
-                assert answered in ("200", "201")
-                return sent
-        raise AssertionError("there are more moments than were expected")
-
-    def post(self, who: str, path: str, body: Any, key: str, *, kill_at: int) -> str | None:
-        """What was answered, or None where it was killed."""
-        order = {
-            "url": self.shop.live.url,
-            "settings": {
-                "secret_key": SECRET,
-                "stripe_secret_key": KEY,
-                "stripe_api_base": self.shop.stripe.url,
-            },
-            "who": who,
-            "path": path,
-            "body": body,
-            "headers": {"Idempotency-Key": key} if key else {},
-            "kill_at": kill_at,
-        }
-        assert self._program.stdin
-        assert self._program.stdout
-        self._program.stdin.write(json.dumps(order) + "\n")
-        self._program.stdin.flush()
-        said = self._program.stdout.readline().split()
-        assert said, "the program has ended"
-        if said == ["killed"]:
-            return None
-        return said[1]
-
-    def end(self) -> None:
-        self._program.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +25,9 @@ def program() -> Iterator[Mortal]:
 
 @pytest.fixture
 def mortal(program: Mortal, shop: Shop) -> Mortal:
-    program.shop = shop
+    program.at(
+        shop.live.url, stripe_secret_key=KEY, stripe_api_base=shop.stripe.url, secret_key=SECRET
+    )
     return program
 
 

@@ -44,7 +44,8 @@ class Back:
     object_id: str
     amount: int
     refund_id: UUID | None = None  # ours, of one that we asked for
-    fate: str = "asked"  # refused, done, returned (after it was done), failed (instead)
+    # refused, done, returned (after it was done), failed (instead), reversed (by a dispute)
+    fate: str = "asked"
 
 
 @dataclass
@@ -168,6 +169,29 @@ class FactMachine(RuleBasedStateMachine):
         if truth.dispute == "open":
             truth.dispute = "won" if won else "lost"
             self.tell_of_dispute(truth, What.DISPUTE_WON if won else What.DISPUTE_LOST)
+
+    @rule(
+        amount=amounts,
+        part=st.integers(0, 4),
+        won=st.booleans(),
+        purpose=st.sampled_from(["top_up", "invoice"]),
+    )
+    def dispute_that_takes_back(self, amount: int, part: int, won: bool, purpose: str) -> None:
+        """The provider reverses what is contested, and tells that and its decision in any order:
+        lost, it is one and the same money; won all the same, it has gone besides."""
+        self.begin(20, purpose)
+        self.capture(0)
+        self.dispute(0, amount)
+        for fact in self.facts[-2:]:
+            self.told(fact)
+        truth = self.one(0)
+        back = Back(f"re_{next(numbers)}", max(1, amount - part), fate="reversed")
+        truth.backs.append(back)
+        told = tills.refunded(truth.payment, back.object_id, back.amount, is_reversal=True)
+        self.facts.append(told)
+        self.decide(0, won)
+        if won:
+            back.fate = "done"
 
     def tell_of_dispute(self, truth: Truth, what: What) -> None:
         self.facts.append(tills.fact(truth.payment, what, f"dp_{truth.payment}", truth.disputed))

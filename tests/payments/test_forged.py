@@ -8,12 +8,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.auth.actor import Actor
 from bursar.core.database import NOBODY, WORKER, Claim, Role
 from tests.accounts.people import rows
 from tests.conftest import Live
+from tests.payments.surroundings import save_method
 from tests.payments.tills import captured, fact, intend, refunded, row_of, tell
 from tests.wallets.purses import move_in
 from tests.world import CARL, DORA, OLIVIA
@@ -198,6 +200,25 @@ async def is_forbidden(live: Live, statement: str, given: dict[str, Any]) -> boo
     except ProgrammingError as error:
         return "permission denied" in str(error) or "row-level security" in str(error)
     return False
+
+
+OTHERS_CARD = """
+  insert into payments (user_id, amount, payment_method, provider, method_id)
+  values (:payer, 20, 'stripe', 'stripe', :method)
+"""
+
+
+@pytest.mark.parametrize("who", [CARL, OLIVIA])
+async def test_nobody_pays_by_somebody_elses_card_with_sql_in_hand(lived: Live, who: Actor) -> None:
+    """The sweeper would have it charged: a payment that was asked for is gone on with."""
+    hers = await save_method(lived, DORA)
+    for method in (hers, uuid4()):
+        with pytest.raises(IntegrityError, match="its own customer"):
+            async with as_claim(lived, who.claim) as db:
+                await db.execute(text(OTHERS_CARD), {"payer": CARL.id, "method": method})
+    own = await save_method(lived, CARL, "pm_2")
+    async with as_claim(lived, who.claim) as db:
+        await db.execute(text(OTHERS_CARD), {"payer": CARL.id, "method": own})
 
 
 async def test_staff_with_sql_in_hand_refund_nothing_past_the_ledger(lived: Live) -> None:

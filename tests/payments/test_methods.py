@@ -10,7 +10,7 @@ from sqlalchemy import text
 from bursar.core.database import WORKER
 from bursar.payments import methods
 from tests.accounts.people import actions, mails, rows, run_jobs
-from tests.payments.shop import Shop
+from tests.payments.shop import PAYMENTS, Shop
 from tests.payments.surroundings import listen, save_method, settle
 from tests.wallets.purses import refused
 from tests.world import CARL, DORA, MARK, SUE
@@ -151,8 +151,17 @@ async def test_the_end_of_a_card_is_told_once(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "value", ["4242 4242 4242 4242", "4242-4242-4242-4242", "4242424242424242"]
 )
-async def test_a_cards_number_is_never_taken(shop: Shop, value: str) -> None:
-    for field in ("reference", "description"):
+async def test_a_cards_number_is_never_taken(
+    shop: Shop, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for field in ("reference", "description", "method_id"):
         answer = await shop.ask(CARL, 20, **{field: value})
-        assert refused(answer) == (422, "payments.card_number")
+        assert answer.status_code == 422
+        assert field == "method_id" or refused(answer) == (422, "payments.card_number")
         assert "4242" not in answer.text
+    async with shop.live.api(CARL) as api:
+        await api.get(PAYMENTS, params={"reference": value})
+    ours = [vars(each) for each in caplog.records if each.name.startswith("bursar")]
+    assert len(ours) >= 4
+    assert "4242" not in str(ours)

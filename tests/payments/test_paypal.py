@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from bursar.core.database import WORKER
+from bursar.payments import inbox
 from bursar.payments.providers import Unknown
 from bursar.payments.providers.paypal import worded
 from bursar.payments.providers.paypal_api import Api, Refused
@@ -184,6 +186,34 @@ async def test_a_dispute_holds_the_money_until_it_is_decided(
     till.paypal.side("dispute", capture=capture, outcome=outcome)
     await till.hear("CUSTOMER.DISPUTE.RESOLVED")
     assert await balance_of(till.live, CARL) == balance
+
+
+@pytest.mark.parametrize("order", [("PAYMENT", "CUSTOMER"), ("CUSTOMER", "PAYMENT")])
+@pytest.mark.parametrize("amount", ["20.00", "12.00"])
+async def test_what_paypal_takes_back_by_a_dispute_is_taken_once(
+    till: Till, order: tuple[str, str], amount: str
+) -> None:
+    """It tells the reversal of the capture and the lost dispute: that is one and the same money."""
+    paid = await till.paid(20)
+    [capture] = till.paypal.books("captures")
+    till.paypal.side("dispute", capture=capture, amount=amount)
+    await till.hear("CUSTOMER.DISPUTE")
+    till.paypal.side("dispute", capture=capture, outcome="RESOLVED_BUYER_FAVOUR")
+    names = {"PAYMENT": "PAYMENT.CAPTURE.REVERSED", "CUSTOMER": "CUSTOMER.DISPUTE.RESOLVED"}
+    for kind in order:
+        await till.hear(names[kind])
+    await rows(till.live, "update payment_events set next_try_at = now() where status = 'parked'")
+    async with till.live.database.transaction(WORKER) as db:
+        await inbox.retry_events(db, {})
+    await run_jobs(till.live)
+    assert await balance_of(till.live, CARL) == 20 - Decimal(amount)
+    _, captured, refunded = await state(till.live, paid["id"])
+    assert (captured, refunded) == (20, Decimal(amount))
+    assert set((await till.told()).values()) == {"done"}
+    [told] = await rows(
+        till.live, "select outcome from payment_events where type = 'PAYMENT.CAPTURE.REVERSED'"
+    )
+    assert told["outcome"] == "it is the money that a dispute has taken already"
 
 
 async def test_a_token_that_was_taken_back_is_fetched_anew(till: Till) -> None:

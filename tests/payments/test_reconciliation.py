@@ -58,8 +58,11 @@ async def compare(live: Live, books: Any, since: datetime = SINCE, until: dateti
         async with live.database.transaction(WORKER) as db:
             yield db
 
-    known = Providers({"stripe": books})
-    return (await reconciliation.compare(transaction, known, since, until)).differences
+    known = Providers({books.name: books})
+    compared = await reconciliation.compare(transaction, known, since, until)
+    if compared.unread:
+        raise compared.unread[0]
+    return compared.differences
 
 
 async def found(live: Live, status: str = "open") -> list[tuple[str, str]]:

@@ -232,6 +232,33 @@ async def test_more_than_was_left_did_not_go_back(live_db: Live) -> None:
     assert await state(live_db, payment) == ("partially_refunded", 20, 15)
 
 
+async def test_a_refund_without_room_beside_a_lost_dispute_is_its_money(live_db: Live) -> None:
+    await move_in(live_db)
+    payment = await intend(live_db, CARL, 20)
+    again, late = refunded(payment, "re_1", 20), refunded(payment, "re_2", 20)
+    opened, lost = (
+        fact(payment, what, "dp_1", 20) for what in (What.DISPUTE_OPENED, What.DISPUTE_LOST)
+    )
+    told = await tell(live_db, captured(payment, 20), opened, again, lost, again, late)
+    assert [each.what for each in told] == ["done", "done", "not_here", "done", "known", "known"]
+    assert await state(live_db, payment) == ("refunded", 20, 20)
+    assert await company(live_db) == {}
+
+
+async def test_the_rest_of_a_payment_is_refunded_after_a_lost_dispute(live_db: Live) -> None:
+    await move_in(live_db)
+    payment = await intend(live_db, CARL, 20)
+    opened, lost = (
+        fact(payment, what, "dp_1", 12) for what in (What.DISPUTE_OPENED, What.DISPUTE_LOST)
+    )
+    twice = refunded(payment, "re_1", 12, is_reversal=True)
+    rest = refunded(payment, "re_2", 8)
+    told = await tell(live_db, captured(payment, 20), opened, lost, twice, rest)
+    assert [each.what for each in told] == ["done", "done", "done", "known", "done"]
+    assert await state(live_db, payment) == ("refunded", 20, 20)
+    assert await company(live_db) == {}
+
+
 async def test_a_dispute_holds_and_releases(live_db: Live) -> None:
     await move_in(live_db)
     payment = await intend(live_db, CARL, 20)

@@ -102,3 +102,23 @@ async def test_a_customer_gives_up_a_bank_transfer(shop: Shop) -> None:
         shop.live, "select changed_by from payment_audits where new_status = 'failed'"
     )
     assert last["changed_by"] == f"customer:{CARL.id}"
+
+
+async def test_a_refund_that_stripe_does_not_show_keeps_no_other_waiting(shop: Shop) -> None:
+    for _ in range(2):
+        paid = await shop.paid(CARL, 20)
+        shop.stripe.fail("POST", "/v1/refunds", "after")
+        await shop.refund(paid["id"], 5)
+    _, second = [each["id"] for each in shop.stripe.books("refund")]
+    await rows(
+        shop.live,
+        "update refunds set provider_state = 'waiting', provider_refund_id = named.name,"
+        " asked_at = now() - interval '21 hours' + interval '1 minute' * named.place"
+        " from (select id as refund_id, (array[$1, $2])[row_number() over (order by id)] as name,"
+        " row_number() over (order by id) as place from refunds) as named where id = refund_id",
+        "re_of_another_account",
+        second,
+    )
+    await run(shop, tasks.look_after)
+    query = "select status from refunds order by id"
+    assert [row["status"] for row in await rows(shop.live, query)] == ["pending", "completed"]

@@ -23,6 +23,7 @@ from bursar.booking.models import (
     Training,
 )
 from bursar.booking.rules import REMINDER_HOURS
+from bursar.booking.trainings import MovedUp
 from bursar.core import events, mail
 from bursar.core.mail_settings import is_address
 from bursar.system import queries as system
@@ -42,12 +43,6 @@ NEWS = {
 }
 
 
-class MovedUp(events.Event, name="booking.moved_up"):
-    """Somebody who waited for a place in a training has got one; the database has given it."""
-
-    enrolment_id: str
-
-
 async def write_all(db: AsyncSession) -> int:
     """Tells what is to be told, the oldest first; answers how much that was."""
     rows: list[Appointment | Enrolment] = [
@@ -57,7 +52,7 @@ async def write_all(db: AsyncSession) -> int:
     for row in rows:
         await write(db, row, row.letter or "")
         if row.letter == "moved_up":
-            await events.publish(db, MovedUp(enrolment_id=str(row.id)))
+            await events.publish(db, MovedUp(enrolment_id=row.id))
         row.letter = None
     return len(rows)
 

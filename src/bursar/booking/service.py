@@ -26,22 +26,22 @@ from bursar.core import events
 from bursar.core.errors import NotFound
 
 
-class AppointmentBooked(events.Event, name="booking.appointment_booked"):
+class AppointmentBooked(events.Event, name="booking.appointment_booked", public=True):
     """A customer has a new appointment, by themselves or by staff."""
 
-    appointment_id: str
+    appointment_id: UUID
 
 
-class AppointmentMoved(events.Event, name="booking.appointment_moved"):
+class AppointmentMoved(events.Event, name="booking.appointment_moved", public=True):
     """An appointment has another time or another provider."""
 
-    appointment_id: str
+    appointment_id: UUID
 
 
-class AppointmentChanged(events.Event, name="booking.appointment_changed"):
+class AppointmentChanged(events.Event, name="booking.appointment_changed", public=True):
     """An appointment was confirmed, completed, cancelled or missed."""
 
-    appointment_id: str
+    appointment_id: UUID
     status: str
 
 
@@ -58,7 +58,7 @@ async def book(db: AsyncSession, user_id: UUID, facts: Mapping[str, Any]) -> App
         appointment_id = (await db.execute(row.returning(Appointment.id))).scalar_one()
     appointment = await queries.appointment(db, appointment_id)
     await records.record(db, appointment, "booked")
-    await events.publish(db, AppointmentBooked(appointment_id=str(appointment_id)))
+    await events.publish(db, AppointmentBooked(appointment_id=appointment_id))
     return appointment
 
 
@@ -100,7 +100,7 @@ async def move(
     appointment = await records.held(db, Appointment, appointment_id, if_match)
     wanted = {"starts_at": starts_at, "provider_id": provider_id or appointment.provider_id}
     if await records.change(db, appointment, wanted, "moved"):
-        await events.publish(db, AppointmentMoved(appointment_id=str(appointment_id)))
+        await events.publish(db, AppointmentMoved(appointment_id=appointment_id))
     return appointment
 
 
@@ -133,6 +133,6 @@ async def change_status(
     if appointment.status == status:
         raise because(BookingClosed)
     await records.change(db, appointment, {"status": status, **(facts or {})}, status)
-    changed = AppointmentChanged(appointment_id=str(appointment_id), status=status)
+    changed = AppointmentChanged(appointment_id=appointment_id, status=status)
     await events.publish(db, changed)
     return appointment

@@ -24,27 +24,34 @@ from bursar.booking.refusals import (
 )
 from bursar.booking.service import refuse_gone
 from bursar.core import events
+from bursar.core.database import Role
 from bursar.core.errors import InvalidInput
 
 LONGEST = timedelta(days=31)
 
 
-class TrainingChanged(events.Event, name="booking.training_changed"):
+class TrainingChanged(events.Event, name="booking.training_changed", public=True):
     """A training was scheduled, changed, completed or cancelled."""
 
-    training_id: str
+    training_id: UUID
 
 
-class Enrolled(events.Event, name="booking.enrolled"):
+class Enrolled(events.Event, name="booking.enrolled", public=True):
     """A customer has enrolled in a training, or waits for a place in it."""
 
-    enrolment_id: str
+    enrolment_id: UUID
 
 
-class EnrolmentCancelled(events.Event, name="booking.enrolment_cancelled"):
+class EnrolmentCancelled(events.Event, name="booking.enrolment_cancelled", public=True):
     """A customer has left a training or its waiting list; who waits first has got the place."""
 
-    enrolment_id: str
+    enrolment_id: UUID
+
+
+class MovedUp(events.Event, name="booking.moved_up", published_by={Role.WORKER}, public=True):
+    """Somebody who waited for a place in a training has got one; the database has given it."""
+
+    enrolment_id: UUID
 
 
 async def schedule(db: AsyncSession, facts: Mapping[str, Any]) -> Training:
@@ -52,7 +59,7 @@ async def schedule(db: AsyncSession, facts: Mapping[str, Any]) -> Training:
     if facts["starts_at"] <= datetime.now(UTC):
         raise because(PastStart)
     training = await records.add(db, Training(**await complete(db, facts)))
-    await events.publish(db, TrainingChanged(training_id=str(training.id)))
+    await events.publish(db, TrainingChanged(training_id=training.id))
     return training
 
 
@@ -65,7 +72,7 @@ async def change(
     if facts["starts_at"] <= datetime.now(UTC) and facts["starts_at"] != training.starts_at:
         raise because(PastStart)
     if await records.change(db, training, await complete(db, facts), "changed"):
-        await events.publish(db, TrainingChanged(training_id=str(training_id)))
+        await events.publish(db, TrainingChanged(training_id=training_id))
     return training
 
 
@@ -105,7 +112,7 @@ async def change_status(
     if training.status == status:
         raise because(BookingClosed)
     await records.change(db, training, {"status": status, "cancel_reason": reason}, status)
-    await events.publish(db, TrainingChanged(training_id=str(training_id)))
+    await events.publish(db, TrainingChanged(training_id=training_id))
     return training
 
 
@@ -116,7 +123,7 @@ async def enrol(db: AsyncSession, training_id: UUID, user_id: UUID, *, wait: boo
         enrolment_id = (await db.execute(row.returning(Enrolment.id))).scalar_one()
     enrolment = await queries.enrolment(db, enrolment_id)
     await records.record(db, enrolment, "created")
-    await events.publish(db, Enrolled(enrolment_id=str(enrolment_id)))
+    await events.publish(db, Enrolled(enrolment_id=enrolment_id))
     return enrolment
 
 
@@ -147,5 +154,5 @@ async def leave(
     if refund_percent is not None:
         facts["refund_percent"] = refund_percent
     await records.change(db, enrolment, facts, "cancelled")
-    await events.publish(db, EnrolmentCancelled(enrolment_id=str(enrolment_id)))
+    await events.publish(db, EnrolmentCancelled(enrolment_id=enrolment_id))
     return enrolment

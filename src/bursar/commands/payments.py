@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bursar.payments.reconciliation import Compared
 
 DAYS = 7  # that are compared where nothing is said
-MOST_LISTED = 100
+AT_ONCE, MOST_LISTED = 100, 10_000  # of differences
 
 
 def reconcile(
@@ -51,6 +51,8 @@ def reconcile(
         answer_json(as_dict(compared, listed))
     else:
         print_differences(compared, listed)
+    if compared.unread:
+        raise compared.unread[0]
     if compared.differences:
         sys.exit(1)
 
@@ -103,9 +105,16 @@ async def comparing(
     finally:
         await known.close()
     only = Filters(status=DifferenceStatus.OPEN, since=since, until=until)
-    async with transaction() as db:
-        page = await reconciliation.differences(db, PageQuery(per_page=MOST_LISTED), only)
-    return compared, list(page.items)
+    listed: list[Difference] = []
+    cursor: str | None = None
+    while len(listed) < MOST_LISTED:
+        async with transaction() as db:
+            ask = PageQuery(per_page=AT_ONCE, cursor=cursor)
+            page = await reconciliation.differences(db, ask, only)
+        listed += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    return compared, listed
 
 
 SHOWN = ("kind", "provider", "subject", "payment_id", "ours", "our_currency", "theirs",
@@ -114,7 +123,8 @@ SHOWN = ("kind", "provider", "subject", "payment_id", "ours", "our_currency", "t
 
 def as_dict(compared: "Compared", listed: "list[Difference]") -> dict[str, Any]:
     return {
-        "ok": compared.differences == 0,
+        "ok": compared.differences == 0 and not compared.unread,
+        "unread": [why.detail for why in compared.unread],
         "since": compared.since,
         "until": compared.until,
         "bookings": compared.bookings,
@@ -134,6 +144,8 @@ def print_differences(compared: "Compared", listed: "list[Difference]") -> None:
         answer("\t".join((row.kind, row.provider, row.subject, *sides)))
     if compared.differences > len(listed):
         say(f"and {compared.differences - len(listed)} more: see the staff's list of differences")
+    for why in compared.unread[1:]:
+        say(why.detail)
     found = f"{compared.differences:,} difference(s)" if compared.differences else "all agrees"
     days = f"{compared.since:%Y-%m-%d} to {compared.until - timedelta(seconds=1):%Y-%m-%d}"
     answer(f"{days}: {found}, {compared.bookings:,} lines of the providers' books.")

@@ -120,9 +120,8 @@ async def charge_of(db: AsyncSession, payment: Payment) -> Charge:
     known = select(ProviderCustomer.customer_id).filter_by(
         user_id=payment.user_id, provider=payment.provider
     )
-    token = await db.scalar(
-        select(PaymentMethod.token).where(PaymentMethod.id == payment.method_id)
-    )
+    own = select(PaymentMethod.token).filter_by(id=payment.method_id, user_id=payment.user_id)
+    token = await db.scalar(own)
     return Charge(
         key=f"payment-{payment.id}",
         payment_id=payment.id,

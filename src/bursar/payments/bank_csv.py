@@ -4,16 +4,26 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
+from itertools import islice
 
-from bursar.payments.bank_files import Dates, Hints, Line, refuse
+from bursar.payments.bank_files import (
+    MAX_LINES,
+    Dates,
+    Hints,
+    Line,
+    refuse,
+    too_many_lines,
+)
 from bursar.payments.currencies import UnknownCurrency, digits
 
 DELIMITERS = (";", ",", "\t", "|")
 HEADER_WITHIN = 40  # rows; banks write about the account first
 LONGEST_CELL = 4000
+MOST_CELLS = 500  # of a row
 MOST_DIGITS = 30
 COLUMNS = {
     "date": "buchungstag buchungsdatum buchung bookingdate bookeddate transactiondate posteddate"
@@ -72,27 +82,36 @@ Rows = list[tuple[int, list[str]]]
 
 def table(text: str) -> tuple[Rows, int, dict[str, int]]:
     """The rows, where the header is, and which column is what; by the delimiter that knows most."""
-    best: tuple[Rows, int, dict[str, int]] | None = None
+    best: tuple[str, int, dict[str, int]] | None = None
     for delimiter in DELIMITERS:
-        try:
-            rows = split(text, delimiter)
-        except csv.Error as error:
-            raise refuse(f"The file cannot be read as CSV: {error}") from None
-        for number, row in rows[:HEADER_WITHIN]:
-            columns = known(row)
-            if is_header(columns) and (best is None or len(columns) > len(best[2])):
-                best = rows, number, columns
+        with suppress(csv.Error):  # another delimiter may make sense of it
+            for number, row in islice(split(text, delimiter), HEADER_WITHIN):
+                columns = known(row)
+                if is_header(columns) and (best is None or len(columns) > len(best[2])):
+                    best = delimiter, number, columns
     if best is None:
         raise refuse(
             "No row names its columns: a column of days (date, Buchungstag, …) and one of amounts"
             " (amount, Betrag, … or credit and debit) are needed"
         )
-    return best
+    delimiter, start, columns = best
+    try:
+        rows = list(islice(split(text, delimiter), MAX_LINES + HEADER_WITHIN + 1))
+    except csv.Error as error:
+        raise refuse(f"The file cannot be read as CSV: {error}") from None
+    if len(rows) > MAX_LINES + HEADER_WITHIN:
+        raise too_many_lines()
+    return rows, start, columns
 
 
-def split(text: str, delimiter: str) -> Rows:
+def split(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Row by row, so that a file of nothing but empty ones takes no memory."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return [(reader.line_num, row) for row in reader]
+    for row in reader:
+        if len(row) > MOST_CELLS:
+            raise refuse(f"Line {reader.line_num} has more than {MOST_CELLS} cells")
+        if row:
+            yield reader.line_num, row
 
 
 def known(row: Sequence[str]) -> dict[str, int]:

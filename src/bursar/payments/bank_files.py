@@ -63,6 +63,10 @@ def refuse(*reasons: str) -> BadStatement:
     return BadStatement("; ".join(told) + ".")
 
 
+def too_many_lines() -> BadStatement:
+    return refuse(f"The file has more than {MAX_LINES} lines: import a shorter period")
+
+
 def read(content: bytes, hints: Hints) -> tuple[Format, list[Line]]:
     """All lines of the file, or why not one of them is taken."""
     from bursar.payments import bank_camt, bank_csv
@@ -72,7 +76,7 @@ def read(content: bytes, hints: Hints) -> tuple[Format, list[Line]]:
     is_xml = looks_like_xml(content)
     lines = bank_camt.lines(content) if is_xml else bank_csv.lines(content, hints)
     if len(lines) > MAX_LINES:
-        raise refuse(f"The file has more than {MAX_LINES} lines: import a shorter period")
+        raise too_many_lines()
     return "camt.053" if is_xml else "csv", lines
 
 

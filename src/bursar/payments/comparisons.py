@@ -36,7 +36,8 @@ where run.id = line.read_id and run.finished_at is null
 """)
 
 # All lines that stand, of complete readings; what belongs together is added up: a refund that came
-# back is nothing, a dispute that was won too, and a payment that was taken twice is too much.
+# back is nothing, a dispute that was won too, and a payment that was taken twice is too much. What
+# a provider took back by itself is a refund where it was told as one.
 STANDING = """
   standing as (
     select line.*, family,
@@ -45,7 +46,8 @@ STANDING = """
     from provider_bookings as line join reconciliations as run on run.id = read_id
     cross join lateral (select case
       when what in ('captured', 'fee') then 'captured'
-      when what like '%refund%' then 'refunded'
+      when what like '%refund%' or what = 'disputed' and exists (
+        select from refunds where provider_refund_id = object_id) then 'refunded'
       else what end as family) as kind
     where (finished_at is not null or run.id = :run)
       and provider = any (cast(:read as varchar[]))
@@ -57,7 +59,7 @@ STANDING = """
     select provider, family, min(object_id) as object_id,
       (array_agg(payment_id) filter (where payment_id is not null))[1] as payment_id,
       abs(sum(case when what = 'fee' then 0 else amount end)) as amount,
-      abs(sum(case when what = 'fee' then amount else fee end)) as fee,
+      sum(case when what = 'fee' then -amount else fee end) as fee,
       min(currency) as currency, max(booked_at) as booked_at
     from standing
     where (family, owner) in (select family, owner from touched)

@@ -25,6 +25,13 @@ begin
   then
     raise exception 'a payment begins pending' using errcode = 'integrity_constraint_violation';
   end if;
+  if new.method_id is not null and not exists (
+    select from payment_methods
+    where id = new.method_id and user_id = new.user_id and provider = new.provider)
+  then
+    raise exception 'a payment is made by a method of its own customer'
+      using errcode = 'integrity_constraint_violation';
+  end if;
   return new;
 end $$;
 create or replace trigger begin_payment before insert on payments

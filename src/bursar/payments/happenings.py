@@ -7,7 +7,9 @@ from bursar.core.database import Role
 from bursar.payments.models import Payment
 
 
-class PaymentCompleted(events.Event, name="payments.completed", published_by={Role.WORKER}):
+class PaymentCompleted(
+    events.Event, name="payments.completed", published_by={Role.WORKER}, public=True
+):
     """The money of a payment has come; how much, stands in the payment."""
 
     payment_id: UUID
@@ -16,7 +18,7 @@ class PaymentCompleted(events.Event, name="payments.completed", published_by={Ro
     subject_id: UUID | None
 
 
-class PaymentFailed(events.Event, name="payments.failed", published_by={Role.WORKER}):
+class PaymentFailed(events.Event, name="payments.failed", published_by={Role.WORKER}, public=True):
     """Nothing will come of a payment, unless the provider changes its mind."""
 
     payment_id: UUID
@@ -25,7 +27,9 @@ class PaymentFailed(events.Event, name="payments.failed", published_by={Role.WOR
     subject_id: UUID | None
 
 
-class PaymentRefunded(events.Event, name="payments.refunded", published_by={Role.WORKER}):
+class PaymentRefunded(
+    events.Event, name="payments.refunded", published_by={Role.WORKER}, public=True
+):
     """Money of a payment has gone back, a part or all of it."""
 
     payment_id: UUID
@@ -34,7 +38,9 @@ class PaymentRefunded(events.Event, name="payments.refunded", published_by={Role
     subject_id: UUID | None
 
 
-class PaymentDisputed(events.Event, name="payments.disputed", published_by={Role.WORKER}):
+class PaymentDisputed(
+    events.Event, name="payments.disputed", published_by={Role.WORKER}, public=True
+):
     """A payer contests a payment at the provider, or that was decided."""
 
     payment_id: UUID

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
@@ -30,7 +30,7 @@ from bursar.payments.around_models import (
     ProviderBooking,
     Reconciliation,
 )
-from bursar.payments.providers import Booked, Provider, Unknown
+from bursar.payments.providers import Booked, NotShown, Provider, Unknown
 from bursar.payments.providers.demo import Demo
 from bursar.payments.providers.registry import Providers, providers
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 OpenTransaction = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 AT_ONCE = 500  # lines of a provider's books in one transaction
 DAYS_BACK = 3  # of the daily run: what was late is found by the second look, and is gone then
-SETTLED_BY = timedelta(hours=1)  # what is younger may still be on its way to the other side
+SETTLED_BY = timedelta(hours=3)  # PayPal may take so long until it shows what it has booked
 PASSED_OVER = ("payout", "transfer", "topup")  # between the provider and our bank
 DIFFERENCES = Order(
     {"happened_at": Difference.happened_at}, key=Difference.id, default="-happened_at"
@@ -58,12 +58,14 @@ class Compared:
     until: datetime
     bookings: int
     differences: int  # open ones of this period
+    unread: tuple[BursarError, ...] = ()  # why some providers' books were not compared
 
 
 async def compare(
     transaction: OpenTransaction, known: Providers, since: datetime, until: datetime
 ) -> Compared:
-    """All providers that keep books, and the ledger, in one period; as the worker."""
+    """All providers that keep books, and the ledger, in one period; as the worker. One that does
+    not show its books keeps nobody else from being compared."""
     if since >= until:
         raise InvalidInput.at("?to", "A period ends after it begins.", "bad_period")
     async with transaction() as db:
@@ -71,22 +73,38 @@ async def compare(
         begun = insert(Reconciliation).values(since=since, until=until)
         run = await db.scalar(begun.returning(Reconciliation.id))
     assert run is not None  # noqa: S101 - it was inserted
-    read = [provider for provider in known.known.values() if provider.name != Demo.name]
+    read: list[str] = []
+    unread: list[BursarError] = []
     lines = 0
-    for provider in read:
-        lines += await read_books(transaction, run, provider, since, until)
+    for provider in known.known.values():
+        if provider.name == Demo.name:
+            continue
+        try:
+            lines += await read_books(transaction, run, provider, since, until)
+        except (BooksUnread, BooksRefused) as why:
+            unread.append(why)
+            async with transaction() as db:
+                await db.execute(
+                    delete(ProviderBooking).filter_by(read_id=run, provider=provider.name)
+                )
+        else:
+            read.append(provider.name)
     async with transaction() as db:
-        names = [provider.name for provider in read]
-        found = await settle(db, run, names, since, until)
+        found = await settle(db, run, read, since, until)
         done = update(Reconciliation).where(Reconciliation.id == run)
         await db.execute(
             done.values(bookings=lines, differences=found, finished_at=func.clock_timestamp())
         )
-    return Compared(since, until, lines, found)
+    return Compared(since, until, lines, found, tuple(unread))
 
 
 class BooksUnread(BursarError, status=503, code="payments.books_unread"):
-    """The provider did not show its books; nothing was compared. Try again later."""
+    """The provider did not answer; its books were not compared, the others' were. Try again."""
+
+
+class BooksRefused(BursarError, status=409, code="payments.books_refused"):
+    """The provider does not show its books to us; its sentence says what to do. The others' were
+    compared."""
 
 
 async def read_books(
@@ -102,6 +120,8 @@ async def read_books(
             lines += len(rows)
     except Unknown as why:
         raise BooksUnread(f"{provider.name} did not show its books: {why}.") from why
+    except NotShown as why:
+        raise BooksRefused(str(why)) from why
     return lines
 
 
@@ -169,6 +189,8 @@ async def reconcile(run: Run) -> None:
     found = await compare(run.transaction, known, today - timedelta(days=DAYS_BACK), until)
     if found.differences:
         log.warning("reconciliation: %d differences are open", found.differences)
+    if found.unread:
+        raise found.unread[0]  # the job comes again, and staff see why where failed jobs are
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ from bursar.core import events
 from bursar.payments import posting
 from bursar.payments.applied import DIFFERS, DONE, KNOWN, NOT_HERE, Applied
 from bursar.payments.happenings import PaymentRefunded, about
-from bursar.payments.models import Payment, ProviderState, Refund, RefundStatus
+from bursar.payments.models import (
+    Dispute,
+    DisputeStatus,
+    Payment,
+    ProviderState,
+    Refund,
+    RefundStatus,
+)
 from bursar.payments.providers import Fact, What
 
 
@@ -66,10 +73,23 @@ async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Appl
     amount = fact.amount or Decimal(0)
     if amount <= 0 or fact.currency not in (None, payment.currency):
         return Applied(DIFFERS, reason=f"{amount} {fact.currency} is said to have gone back")
+    if fact.is_reversal and payment.disputed:
+        return Applied(NOT_HERE, reason="a dispute is open, whose money this may be")
+    is_twice = fact.is_reversal or amount > payment.refundable
+    if is_twice and not payment.disputed and amount <= await lost(db, payment):
+        return Applied(KNOWN, reason="it is the money that a dispute has taken already")
     if amount > payment.refundable:
         return await no_room(db, payment, amount)
     await record_gone(db, payment, amount, fact)
     return Applied(DONE)
+
+
+async def lost(db: AsyncSession, payment: Payment) -> Decimal:
+    """What disputes have taken of the payment for good. No provider gives back more than had come:
+    what goes back beside that and has no room is the same money, told once more."""
+    query = select(func.coalesce(func.sum(Dispute.counted), 0))
+    query = query.filter_by(payment_id=payment.id, status=DisputeStatus.LOST)
+    return (await db.scalars(query)).one()
 
 
 async def no_room(db: AsyncSession, payment: Payment, amount: Decimal) -> Applied:

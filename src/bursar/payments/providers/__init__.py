@@ -59,6 +59,7 @@ class Fact:
     fee: Decimal | None = None
     ids: Mapping[str, str] = field(default_factory=dict)  # columns of the payment to fill in
     refund_id: str | None = None  # our own, where the provider tells it back
+    is_reversal: bool = False  # of a refund: the provider itself took it back, by a dispute mostly
     customer_id: str | None = None
     method: SavedMethod | None = None
     code: str | None = None
@@ -147,6 +148,10 @@ class Unknown(Exception):
     """The call ended without an answer: it may have happened."""
 
 
+class NotShown(Exception):
+    """The provider does not show its books; the sentence says why, for staff."""
+
+
 class ProviderMissing(BursarError, status=422, code="payments.provider_missing"):
     """This way to pay is not set up here."""
 
@@ -197,7 +202,7 @@ class Provider(Protocol):
         """What an event says; nothing for a type that changes nothing here."""
 
     def booked(self, since: datetime, until: datetime) -> AsyncIterator[Booked]:
-        """The provider's own books between two moments."""
+        """The provider's own books between two moments, or NotShown."""
 
     async def close(self) -> None:
         """Ends its connections."""

@@ -7,7 +7,7 @@ PayPal keeps that, and another one is made after.
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -26,13 +26,13 @@ from bursar.payments.providers import (
     Event,
     Fact,
     Return,
+    paypal_report,
 )
 from bursar.payments.providers.paypal_api import Api, Refused
 from bursar.payments.providers.paypal_facts import (
     NOT_TAKEN,
     TAKEN,
     captures_of,
-    decimal,
     facts_of_event,
     facts_of_order,
     facts_of_refund,
@@ -45,7 +45,6 @@ TOLERANCE_SECONDS = 300
 ORDERS = "/v2/checkout/orders"
 WHOLE_ONLY = ("HUF", "JPY", "TWD")  # PayPal takes no decimals in these, whatever ISO 4217 says
 TRY_AGAIN = ("INSTRUMENT_DECLINED", "PAYER_ACTION_REQUIRED", "ORDER_NOT_APPROVED")
-LONGEST_REPORT = timedelta(days=30)
 
 
 class PayPal:
@@ -179,23 +178,8 @@ class PayPal:
     def facts(self, payload: Mapping[str, Any]) -> tuple[Fact, ...]:
         return tuple(facts_of_event(payload))
 
-    async def booked(self, since: datetime, until: datetime) -> AsyncIterator[Booked]:
-        """PayPal's report of transactions, a month at a time as it allows, a page at a time."""
-        while since < until:
-            end, page, pages = min(until, since + LONGEST_REPORT), 1, 1
-            while page <= pages:
-                report = await self._api.get(
-                    "/v1/reporting/transactions",
-                    start_date=since.astimezone(UTC).isoformat(timespec="seconds"),
-                    end_date=end.astimezone(UTC).isoformat(timespec="seconds"),
-                    fields="transaction_info",
-                    page_size="500",
-                    page=str(page),
-                )
-                for entry in report.get("transaction_details") or ():
-                    yield booked(entry["transaction_info"])
-                page, pages = page + 1, int(report.get("total_pages") or 1)
-            since = end
+    def booked(self, since: datetime, until: datetime) -> AsyncIterator[Booked]:
+        return paypal_report.lines(self._api, since, until)
 
     async def close(self) -> None:
         await self._api.close()
@@ -248,25 +232,3 @@ def worded(amount: Decimal, currency: str) -> dict[str, str]:
     whole = currency in WHOLE_ONLY and amount == amount.to_integral_value()
     places = 0 if whole else digits(currency)
     return {"currency_code": currency, "value": f"{amount:.{places}f}"}
-
-
-def booked(entry: Mapping[str, Any]) -> Booked:
-    """PayPal's codes: T00xx is paid, T1107 given back, other T11xx and T12xx taken back."""
-    code = str(entry.get("transaction_event_code"))
-    what = "refunded" if code == "T1107" else code
-    what = "captured" if code.startswith("T00") else what
-    what = "disputed" if code[:3] in ("T11", "T12") and what == code else what
-    amount = entry["transaction_amount"]
-    custom = str(entry.get("custom_field") or "")
-    own = {"id": custom.removeprefix("payment:")} if custom.startswith("payment:") else {}
-    reference = entry.get("paypal_reference_id")
-    capture = entry["transaction_id"] if what == "captured" else reference
-    return Booked(
-        object_id=str(entry["transaction_id"]),
-        what=what,
-        amount=Decimal(str(amount["value"])),
-        currency=amount["currency_code"],
-        fee=decimal(entry["fee_amount"]) if entry.get("fee_amount") else Decimal(0),
-        booked_at=moment(entry.get("transaction_initiation_date")) or datetime.now(UTC),
-        payment=({"paypal_payment_id": str(capture)} if capture else {}) | own,
-    )

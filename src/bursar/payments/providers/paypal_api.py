@@ -41,20 +41,31 @@ class Api:
     async def get(self, path: str, **query: str) -> dict[str, Any]:
         return await self._call("GET", path, params=query)
 
+    async def report(self, path: str, **query: str) -> dict[str, Any]:
+        """Likewise; that an app may not see it is no passing trouble."""
+        still_open = tuple(status for status in OPEN if status != 403)
+        return await self._call("GET", path, still_open, params=query)
+
     async def post(self, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Done once for its key, as long as PayPal keeps that."""
         headers = {"PayPal-Request-Id": key, "Prefer": "return=representation"}
         return await self._call("POST", path, data=exact.dumps(body), headers=headers)
 
     async def _call(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **given: Any
+        self,
+        method: str,
+        path: str,
+        still_open: tuple[int, ...] = OPEN,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **given: Any,
     ) -> dict[str, Any]:
         token = await self._signed_in()
         said = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         status, answer = await self._ask(method, path, headers={**said, **(headers or {})}, **given)
         if status == 401:  # taken back before its time: the next call fetches another
             self._token = ""
-        if status in OPEN or status >= 500 or (status < 300 and not answer):
+        if status in still_open or status >= 500 or (status < 300 and not answer):
             raise Unknown(f"PayPal answers {status} {issue_of(answer)[0]}")
         if status >= 300:
             raise Refused(status, *issue_of(answer))

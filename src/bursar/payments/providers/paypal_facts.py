@@ -26,8 +26,8 @@ def facts_of_event(event: Mapping[str, Any]) -> Iterator[Fact]:
         case ["CHECKOUT", "PAYMENT-APPROVAL", "REVERSED"]:
             order = about["order_id"]
             yield Fact(What.CANCELLED, PAYPAL, order, {"paypal_order_id": order}, code="reversed")
-        case ["PAYMENT", "CAPTURE", "REFUNDED" | "REVERSED"]:
-            yield from facts_of_refund(about)
+        case ["PAYMENT", "CAPTURE", "REFUNDED" | "REVERSED" as how]:
+            yield from facts_of_refund(about, is_reversal=how == "REVERSED")
         case ["PAYMENT", "CAPTURE", _]:
             yield from facts_of_capture(about)
         case ["PAYMENT", "REFUND", _]:
@@ -84,7 +84,7 @@ def facts_of_capture(
     )
 
 
-def facts_of_refund(refund: Mapping[str, Any]) -> Iterator[Fact]:
+def facts_of_refund(refund: Mapping[str, Any], *, is_reversal: bool = False) -> Iterator[Fact]:
     """A refund names its capture only by a link; an older answer may leave out its status."""
     kinds = {"FAILED": What.REFUND_FAILED, "CANCELLED": What.REFUND_FAILED}
     status = str(refund.get("status", "COMPLETED"))
@@ -100,6 +100,7 @@ def facts_of_refund(refund: Mapping[str, Any]) -> Iterator[Fact]:
         amount=decimal(refund["amount"]),
         currency=refund["amount"]["currency_code"],
         refund_id=said.removeprefix("refund:") if said.startswith("refund:") else None,
+        is_reversal=is_reversal,
         reason=(refund.get("status_details") or {}).get("reason"),
         happened_at=moment(refund.get("create_time")),
         data=kept(refund),

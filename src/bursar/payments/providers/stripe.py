@@ -30,6 +30,7 @@ from bursar.payments.providers import (
     Charge,
     Event,
     Fact,
+    NotShown,
     Return,
     Unknown,
 )
@@ -176,7 +177,7 @@ class Stripe:
     async def _search(self, charge: Charge) -> Any:
         query = f"metadata['payment_id']:'{charge.payment_id}'"
         params: Any = {"query": query, "limit": 1, "expand": [f"data.{each}" for each in EXPANDED]}
-        found = await called(self._client.v1.payment_intents.search_async(params))
+        found = await looked_up(self._client.v1.payment_intents.search_async(params))
         return found.data[0] if found.data else None
 
     async def _new_customer(self, charge: Charge) -> str:
@@ -208,7 +209,7 @@ class Stripe:
     async def _made_before(self, back: Return) -> dict[str, Any] | None:
         """Its key may be forgotten, so it is looked for by our id."""
         params: Any = {"payment_intent": back.ids.get("stripe_payment_intent_id"), "limit": 100}
-        made = await called(self._client.v1.refunds.list_async(params))
+        made = await looked_up(self._client.v1.refunds.list_async(params))
         for each in map(plain, made.data):
             if (each.get("metadata") or {}).get("refund_id") == str(back.refund_id):
                 return each
@@ -217,7 +218,7 @@ class Stripe:
     async def look_at_refund(self, back: Return) -> Answer:
         if back.provider_refund_id is None:
             return await self.refund(back)
-        found = await called(self._client.v1.refunds.retrieve_async(back.provider_refund_id))
+        found = await looked_up(self._client.v1.refunds.retrieve_async(back.provider_refund_id))
         return refund_answer(plain(found))
 
     async def forget(self, token: str) -> None:
@@ -256,7 +257,11 @@ class Stripe:
             "expand": ["data.source"],
         }
         while True:
-            page = await called(self._client.v1.balance_transactions.list_async(params))
+            try:
+                page = await called(self._client.v1.balance_transactions.list_async(params))
+            except stripe.StripeError as error:
+                said = error.user_message or type(error).__name__
+                raise NotShown(f"Stripe refuses its books: {said}") from error
             for entry in page.data:
                 yield booked(plain(entry))
             if not page.has_more:
@@ -277,6 +282,14 @@ async def called(call: Any) -> Any:
         raise Unknown("the same call is under way") from error
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         raise Unknown("Stripe refuses our key") from error
+
+
+async def looked_up(call: Any) -> Any:
+    """What Stripe does not show us may be there all the same."""
+    try:
+        return await called(call)
+    except stripe.InvalidRequestError as error:
+        raise Unknown(f"Stripe does not show it: {error.user_message or error.code}") from error
 
 
 def is_old(asked: Charge | Return) -> bool:
