@@ -71,7 +71,7 @@ customers, their keys and services
   POST /api/v1/usage                          POST /api/v1/usage/events
 
 services
-  POST /api/v1/keys/verify
+  POST /api/v1/keys/verify                    POST /api/v1/usage/outcomes
 
 customers in person, verified or not
   POST /api/v1/auth/change-email

@@ -118,6 +118,7 @@ class VerifyOut(Wire):
     tier: Tier | None
     scopes: list[str] | None
     replayed: bool = Field(description="This event was counted before.")
+    usage_id: UUID | None = Field(description="Of the counted call, for usage/outcomes.")
     quota: QuotaState | None
     rate: RateOut | None
     retry_after_seconds: int | None
@@ -162,7 +163,7 @@ class TooManyEvents(BursarError, status=413, code="usage.too_many_events"):
 def bounded(value: Any) -> Any:
     if isinstance(value, list) and len(value) > MOST_EVENTS:
         raise TooManyEvents(
-            f"{len(value)} events were sent; a request has at most {MOST_EVENTS}.",
+            f"{len(value)} items were sent; a request has at most {MOST_EVENTS}.",
             limit=MOST_EVENTS,
         )
     return value
