@@ -120,10 +120,10 @@ class Live:
         )
 
     @asynccontextmanager
-    async def serving(self, **how: Any) -> AsyncIterator[str]:
+    async def serving(self, *, port: int = 0, **how: Any) -> AsyncIterator[str]:
         """The application behind Bursar's own server, on a port of its own; answers the URL."""
         stop = asyncio.Event()
-        sock = bind("127.0.0.1", 0)
+        sock = bind("127.0.0.1", port)
         terms = Terms(drain_seconds=0, shutdown_seconds=5)
         serving = serve(self.app, sock=sock, should_stop=stop, terms=terms, **how)
         task = asyncio.create_task(serving)
