@@ -217,6 +217,8 @@ owner, administrator, support, analyst
   GET /api/v1/admin/users/{user_id}/usage/quota
   GET /api/v1/admin/users/{user_id}/usage/breakdown
   GET /api/v1/admin/users/{user_id}/usage/grants
+  GET /api/v1/admin/users/{user_id}/usage/export
+  GET /api/v1/admin/usage/export
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}
