@@ -343,8 +343,14 @@ class Breakdown(Wire):
     parts: list[PartOut]
 
 
+class PartForStaff(PartOut, StaffWire):
+    """Calls that have one thing in common, for staff."""
+
+
 class BreakdownForStaff(Breakdown, StaffWire):
     """The same for staff."""
+
+    parts: list[PartForStaff]
 
 
 class GrantIn(StaffWire):
