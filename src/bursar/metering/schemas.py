@@ -350,7 +350,7 @@ class PartForStaff(PartOut, StaffWire):
 class BreakdownForStaff(Breakdown, StaffWire):
     """The same for staff."""
 
-    parts: list[PartForStaff]
+    parts: list[PartForStaff]  # type: ignore[assignment]
 
 
 class GrantIn(StaffWire):
