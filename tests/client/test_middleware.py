@@ -231,5 +231,6 @@ def test_importing_it_brings_nothing_of_the_server() -> None:
     assert heavy & set(found) == set()
     ours = {name for name in found if name.startswith("bursar.")}
     assert {name for name in ours if not name.startswith("bursar.client")} == {
-        "bursar.core", "bursar.core.rates", "bursar.keys", "bursar.keys.secret",
+        "bursar.core", "bursar.core.addresses", "bursar.core.rates", "bursar.keys",
+        "bursar.keys.secret",
     }  # fmt: skip

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
+
+from bursar.core.addresses import canonical
 
 Connection = MutableMapping[str, Any]  # the scope of ASGI
 
@@ -48,7 +49,7 @@ def address(scope: Connection) -> str | None:
     """Where the caller is, as the server says; None for what is no address, such as a socket."""
     client = scope.get("client")
     try:
-        return str(ip_address(client[0])) if client else None
+        return str(canonical(client[0])) if client else None
     except ValueError:
         return None
 

@@ -233,7 +233,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   insert into quota_warnings (user_id, month, percent, used, quota, is_hard)
   select its_user, its_month, percent, its_used, its_quota, hard
   from unnest(array[80, 100]) as percent
-  where its_quota > 0 and its_used * 100 >= its_quota * percent
+  where its_quota > 0 and its_used >= (its_quota * percent + 99) / 100
   on conflict do nothing
 $$;
 revoke execute on function notice_quota(uuid, text, bigint, bigint, boolean) from public;

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from bursar.accounts.models import Tier
+from bursar.core.addresses import canonical
 from bursar.core.errors import BursarError
 from bursar.core.paging import PageFields
 from bursar.core.problems import from_validation
@@ -34,7 +35,7 @@ PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 def address(value: str) -> str:
     try:
-        return str(ip_address(value))
+        return str(canonical(value))
     except ValueError:
         raise ValueError("This is no IP address.") from None
 

@@ -82,7 +82,7 @@ begin
       if limits[3] is not null or limits[4] is not null then
         put := put || row(owner, full_at[3], full_at[4])::meters;
       end if;
-      if quota > 0 and used * 100 >= quota * 80 then
+      if quota > 0 and used >= (quota * 80 + 99) / 100 then
         perform notice_quota(owner, this_month, used, quota, hard);
       end if;
       owner := ask.user_id;
@@ -189,7 +189,7 @@ begin
       'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
   end loop;
   put := put || row(key, full_at[1], full_at[2])::meters || row(owner, full_at[3], full_at[4])::meters;
-  if quota > 0 and used * 100 >= quota * 80 then
+  if quota > 0 and used >= (quota * 80 + 99) / 100 then
     perform notice_quota(owner, this_month, used, quota, hard);
   end if;
   update meters set second_full_at = new.second_full_at, minute_full_at = new.minute_full_at

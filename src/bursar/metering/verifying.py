@@ -57,11 +57,16 @@ async def verify_key(
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
-    """As VerifyOut says it, made by hand: this is asked before every call of somebody's API."""
+    """As VerifyOut says it, made by hand: this is asked before every call of somebody's API.
+
+    A service's own credential is no customer's key: it opens nothing there, uncounted as it is.
+    """
+    if verdict["user_id"] is None:
+        return NONE_OF_OURS
     return {
         "valid": verdict["code"] == "VALID",
         **{name: verdict[name] for name in NONE_OF_OURS if name not in ("valid", "quota")},
-        "quota": quota(verdict) if verdict["user_id"] else None,
+        "quota": quota(verdict),
     }
 
 
