@@ -43,6 +43,7 @@ async def test_a_service_credential_opens_no_api_of_the_business(live_db: Live) 
 
 async def test_an_address_is_the_same_however_it_is_written(live_db: Live) -> None:
     await move_in(live_db)
+    await set_terms(live_db, rate_per_second_free=0, rate_per_minute_free=0)
     shop = await service_key(live_db)
     lists = (["203.0.113.0/24"], ["::ffff:203.0.113.7"], ["::ffff:203.0.113.0/120"])
     for allowed in lists:

@@ -53,6 +53,7 @@ async def list_usage(
     db: Db, user_id: UUID, ask: Annotated[UsageQuery, Query()]
 ) -> UsageListForStaff:
     """A customer's calls, the newest first."""
+    await accounts.user(db, user_id)
     page = await queries.usage(db, user_id, ask, ask.filters())
     rows = [UsageForStaff.model_validate(row) for row in page.items]
     return UsageListForStaff.of(page, usage=rows)
@@ -111,6 +112,7 @@ async def summarize(
     db: Db, user_id: UUID, ask: Annotated[SummaryQuery, Query()]
 ) -> SummaryForStaff:
     """What each month of a customer adds up to."""
+    await accounts.user(db, user_id)
     page = await queries.summary(db, user_id, ask, month=ask.month)
     return SummaryForStaff.of(
         page, months=[MonthForStaff.model_validate(row) for row in page.items]
@@ -132,6 +134,7 @@ async def break_down(
     db: Db, user_id: UUID, ask: Annotated[BreakdownQuery, Query()]
 ) -> BreakdownForStaff:
     """A customer's calls by endpoint, key, status, day or hour."""
+    await accounts.user(db, user_id)
     return BreakdownForStaff(**await breakdown(db, user_id, ask))
 
 

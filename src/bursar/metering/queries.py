@@ -65,7 +65,6 @@ class Filters:
 
 async def usage(db: AsyncSession, user_id: UUID, ask: PageQuery, filters: Filters) -> Page[Usage]:
     """A customer's calls, the newest first."""
-    await accounts.user(db, user_id)
     query = select(Usage).where(Usage.user_id == user_id, *filters.bounds(), *filters.conditions())
     return await paging.fetch(db, query, ask, USAGE, count_to=COUNTED)
 
@@ -74,7 +73,6 @@ async def summary(
     db: AsyncSession, user_id: UUID, ask: PageQuery, *, month: str | None = None
 ) -> Page[MonthlyUsage]:
     """Month by month."""
-    await accounts.user(db, user_id)
     query = select(MonthlyUsage).where(MonthlyUsage.user_id == user_id)
     if month:
         query = query.where(MonthlyUsage.month == month)
@@ -168,7 +166,6 @@ async def breakdown(
     db: AsyncSession, user_id: UUID, by: By, since: date, until: date
 ) -> list[Part]:
     """The largest parts first; days and hours in their order."""
-    await accounts.user(db, user_id)
     part, table = PARTS[by]
     column = "hour" if by == "hour" else "day"
     order = "1" if by in ("day", "hour") else "2 desc, 1"
