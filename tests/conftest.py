@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from bursar.auth.tokens import Tokens
 from bursar.connection import Terms
 from bursar.core.database import Database
 from bursar.core.settings import Settings
+from bursar.keys import secret
 from bursar.server import bind, serve
 from tests import databases
 from tests.world import OLIVIA
@@ -52,9 +53,25 @@ def pytest_configure(config: pytest.Config) -> None:
         databases.start(servers)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No key may stand in the database's log, whatever was tried and refused there."""
+    if not hasattr(session.config, "workerinput") and (found := databases.keys_in_logs()):
+        sys.stderr.write("\n".join(["API keys stand in the database's log:", *found[:5], ""]))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         servers.close()
+
+
+@pytest.fixture(autouse=True)
+def keep_keys_out_of_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a test is about, no API key stands in what was logged meanwhile."""
+    yield
+    phases = (caplog.get_records(phase) for phase in ("setup", "call"))
+    said = [repr((each.getMessage(), vars(each))) for phase in phases for each in phase]
+    assert [text for text in said if secret.SHAPE.search(text)] == []
 
 
 @pytest.fixture(scope="session")
@@ -120,10 +137,10 @@ class Live:
         )
 
     @asynccontextmanager
-    async def serving(self, **how: Any) -> AsyncIterator[str]:
+    async def serving(self, *, port: int = 0, **how: Any) -> AsyncIterator[str]:
         """The application behind Bursar's own server, on a port of its own; answers the URL."""
         stop = asyncio.Event()
-        sock = bind("127.0.0.1", 0)
+        sock = bind("127.0.0.1", port)
         terms = Terms(drain_seconds=0, shutdown_seconds=5)
         serving = serve(self.app, sock=sock, should_stop=stop, terms=terms, **how)
         task = asyncio.create_task(serving)

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from bursar.core.embedded import Embedded
 from bursar.core.migrate import migrate, rights_and_limits
 from bursar.core.settings import Settings
+from bursar.keys import secret
 from tests.programs import roomy_folder
 
 EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
@@ -42,16 +43,28 @@ def new_folder() -> Path:
     return folder
 
 
+logs: list[Path] = []
+
+
 def start(stack: ExitStack) -> None:
     """Before the first test, in the process that all workers come from."""
     admin = os.environ.get(EXTERNAL)
     if not admin:
-        server = stack.enter_context(Embedded(new_folder(), say=lambda _: None))
+        folder = new_folder()
+        server = stack.enter_context(Embedded(folder, say=lambda _: None))
+        logs.append(folder / "postgres-logs")
         admin = server.url("postgres", "postgres")
     os.environ[ADMIN] = admin
     os.environ[TEMPLATE] = f"bursar_test_{secrets.token_hex(4)}"
     asyncio.run(make_template())
     stack.callback(lambda: asyncio.run(drop(os.environ[TEMPLATE])))
+
+
+def keys_in_logs() -> list[str]:
+    """Lines that the server of these tests has logged with an API key in them."""
+    files = [file for folder in logs for file in folder.iterdir()]
+    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
+    return [line for line in lines if secret.SHAPE.search(line)]
 
 
 async def make_template() -> None:

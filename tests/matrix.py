@@ -74,7 +74,7 @@ customers, their keys and services
   POST /api/v1/usage                          POST /api/v1/usage/events
 
 services
-  POST /api/v1/keys/verify
+  POST /api/v1/keys/verify                    POST /api/v1/usage/outcomes
 
 customers in person, verified or not
   POST /api/v1/auth/change-email
@@ -229,6 +229,8 @@ owner, administrator, support, analyst
   GET /api/v1/admin/billing-meters            GET /api/v1/admin/price-plans
   GET /api/v1/admin/price-plans/{plan_id}     GET /api/v1/admin/price-plans/{plan_id}/quote
   GET /api/v1/admin/invoices                  GET /api/v1/admin/invoices/{invoice_id}
+  GET /api/v1/admin/users/{user_id}/usage/export
+  GET /api/v1/admin/usage/export
 
 owner, administrator, support, analyst, marketer
   GET /api/v1/admin/users                     GET /api/v1/admin/users/{user_id}

@@ -96,6 +96,9 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/usage/events": {
         "events": [{"endpoint": "/v1/things", "user_id": str(CARL.id), "event_id": "e{n}"}]
     },
+    "POST /api/v1/usage/outcomes": {
+        "outcomes": [{"usage_id": str(ABSENT), "user_id": str(CARL.id), "status_code": 200}]
+    },
     "POST /api/v1/admin/users/{user_id}/usage/grants": {"units": 5, "reason": "They wrote to us"},
     **MONEY_BODIES,
     **WEBHOOK_BODIES,

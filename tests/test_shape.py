@@ -133,10 +133,13 @@ ROOMS_OF_DOMAINS = {
         "events": "an event of usage, and by what it is known again",
         "ingest.sql": "events that were reported, each counted once",
         "latency": "percentiles from counted response times",
+        "outcome_schemas": "outcomes of calls over the wire",
+        "outcomes": "how calls ended that were counted before",
         "pace": "our own routes are limited by rate, too",
         "rules": "what each tier may use, and how long usage is kept",
+        "settle.sql": "outcomes filled in once, and the sums with them",
         "verify.sql": "keys verified and calls counted, many in one statement",
-        "verifying": "the route by which services ask of a key",
+        "verifying": "the routes by which services ask of a key and tell how the call ended",
     },
     "rewards": {
         "earning": "points for what was spent, each charge once",
@@ -175,7 +178,7 @@ ROOMS_OF_DOMAINS = {
         "health": "what is looked at, for /ready and for staff",
     },
 }
-NO_DOMAINS = {"core", "auth", "commands", "migrations"}
+NO_DOMAINS = {"core", "auth", "client", "commands", "migrations"}
 NO_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|constants|managers?|repositor(y|ies))(_|$)")
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar import demo_bookings, demo_payments
+from bursar import demo_bookings, demo_payments, demo_usage
 from bursar.accounts import joining, queries, sign_in
 from bursar.accounts import service as accounts
 from bursar.accounts.models import CustomerRole, Status, Tier
@@ -80,6 +80,8 @@ async def load(database: Database) -> dict[str, int]:
         transfers = await move_money(db)
     async with database.transaction(origin.actor.claim, origin=origin) as db:
         bookings = await demo_bookings.add(db)
+        keys = await demo_usage.add_keys(db)
+    await demo_usage.report(database)
     payments = await demo_payments.add(database)
     return {
         "settings": len(SETTINGS),
@@ -88,6 +90,7 @@ async def load(database: Database) -> dict[str, int]:
         "transfers": transfers,
         "bookings": bookings,
         "payments": payments,
+        "api_keys": keys,
     }
 
 

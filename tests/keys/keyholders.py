@@ -109,9 +109,37 @@ ODD_HISTOGRAMS = """
 """
 
 
+PARTS = """
+  select user_id, {unit} as unit, endpoint, api_key_id, status_code,
+    sum(requests)::integer as requests, sum(units)::integer as units, sum(timed)::integer as timed,
+    sum(ms)::integer as ms, sum_latencies(latencies) as latencies
+  from {table} group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5
+"""
+EACH_CALL = """(
+  select user_id, {unit} as unit, endpoint,
+    coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
+    coalesce(status_code, 0) as status_code, 1 as requests, units,
+    (response_time_ms is not null)::integer as timed, coalesce(response_time_ms, 0) as ms,
+    array(select
+      (part is not distinct from width_bucket(response_time_ms, latency_bounds()))::int::bigint
+      from generate_series(0, 24) as part) as latencies
+  from usage) as each"""
+ROLLUPS = {
+    "usage_hours": ("hour", "date_trunc('hour', timestamp, 'UTC')"),
+    "usage_days": ("day", "(timestamp at time zone 'UTC')::date"),
+}
+
+
 async def assert_sums_hold(live: Live) -> None:
-    """Every sum is what a recount of the raw events finds."""
+    """Every sum is what a recount of the raw events finds, in each part of each rollup."""
     counted = [tuple(row.values()) for row in await rows(live, RECOUNT)]
     for table, query in SUMS.items():
         assert [tuple(row.values()) for row in await rows(live, query)] == counted, table
     assert await rows(live, ODD_HISTOGRAMS) == []
+    for table, (unit, of_event) in ROLLUPS.items():
+        kept = f"(select *, total_response_time_ms as ms from {table}) as kept"
+        counted = PARTS.format(unit="unit", table=EACH_CALL.format(unit=of_event))
+        found = await rows(live, PARTS.format(unit=unit, table=kept))
+        assert [tuple(row.values()) for row in found] == [
+            tuple(row.values()) for row in await rows(live, counted)
+        ], table

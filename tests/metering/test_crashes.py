@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,22 @@ async def test_four_processes_let_a_thousand_through_and_not_one_more(live_db: L
     assert codes == {"VALID": QUOTA, "QUOTA_EXCEEDED": CALLS - QUOTA}
     [row] = await rows(live_db, "select units, total_requests from monthly_usage")
     assert tuple(row.values()) == (QUOTA, QUOTA)
+    await assert_sums_hold(live_db)
+
+
+async def test_four_processes_keep_to_one_rate(live_db: Live) -> None:
+    """A limit of 600 in a minute: those at once, and one more every tenth of a second."""
+    await move_in(live_db)
+    await set_terms(live_db, quota_free=0, rate_per_second_free=0, rate_per_minute_free=600)
+    keys = [(await key_of(live_db)).key for _ in range(2)]
+    crowd = Crowd(live_db.url, keys)
+    started = time.monotonic()
+    running = [crowd.start(first, PROCESSES, 400) for first in range(PROCESSES)]
+    assert [await asyncio.to_thread(each.wait, 120) for each in running] == [0] * PROCESSES
+    took = time.monotonic() - started
+    codes = Counter(code for _, code, _ in crowd.answers)
+    assert set(codes) == {"VALID", "RATE_LIMITED"}
+    assert 600 <= codes["VALID"] <= 600 + took * 10 + 1
     await assert_sums_hold(live_db)
 
 

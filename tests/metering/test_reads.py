@@ -205,3 +205,46 @@ async def test_the_export_of_personal_data_has_keys_and_usage(live_db: Live) -> 
     assert len(body["usage"]["calls"]) == 40
     assert carl.key not in answer.text
     assert await rows(live_db, "select 1 from usage limit 1")
+
+
+async def test_staff_take_it_away_of_one_or_of_all(
+    live_db: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few of the calls that are looked at are wanted."""
+    monkeypatch.setattr(export, "PIECE", 4)
+    monkeypatch.setattr(export, "WINDOW", 9)
+    await some_usage(live_db)
+    shop = await service_key(live_db)
+    doras = {"user_id": str(DORA.id), "status_code": 500, "endpoint": "=1+1"}
+    assert await outcomes(live_db, shop, *(event(n, **doras) for n in range(100, 111)))
+
+    async def took(path: str, **asked: Any) -> list[tuple[str, str]]:
+        async with live_db.api(SUE) as api:
+            answer = await api.get(f"{API}/admin/{path}/export", params=asked)
+        assert answer.status_code == 200, answer.text
+        if asked.get("format") == "jsonl":
+            found = [json.loads(line) for line in answer.text.splitlines()]
+        else:
+            found = list(csv.DictReader(answer.text.splitlines()))
+            assert {row["endpoint"] for row in found} <= {"/v1/0", "/v1/1", "'=1+1"}
+        return [(row["userId"], row["eventId"]) for row in found]
+
+    carls = [(str(CARL.id), f"e-{n}") for n in range(40)]
+    every = await took("usage", format="jsonl")
+    assert {user for user, _ in every[:11]} == {str(DORA.id)}
+    assert every[11:] == carls
+    assert sorted(await took("usage")) == sorted(every)
+    assert await took(f"users/{CARL.id}/usage") == carls
+    failed = await took("usage", status_code=500)
+    assert [each for each in failed if each in carls] == carls[::5]
+    assert len(failed) == 8 + 11
+    assert await took("usage", endpoint="/nowhere") == []
+    async with live_db.api(SUE) as api:
+        assert (await api.get(f"{API}/admin/users/{SUE.id}/usage/export")).status_code == 404
+        assert (await api.get(f"{API}/admin/usage/export?format=xls")).status_code == 422
+        assert (await api.get(f"{API}/admin/usage/export?status_code=7")).status_code == 422
+    trail = await rows(
+        live_db, "select target_type, after from audit_logs where event_type = $1", "usage.exported"
+    )
+    assert [row["target_type"] for row in trail] == ["usage"] * 2 + ["user"] + ["usage"] * 2
+    assert json.loads(trail[3]["after"]) == {"format": "csv", "status_code": 500}

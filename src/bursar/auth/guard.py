@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, Protocol
 
 from fastapi import Depends
@@ -17,6 +16,7 @@ from bursar.auth.endings import Endings
 from bursar.auth.permissions import NotAllowed, Permission
 from bursar.auth.scopes import KeyScope, MissingScope
 from bursar.auth.tokens import BadToken, Tokens
+from bursar.core.addresses import canonical
 from bursar.core.errors import BursarError
 
 
@@ -93,7 +93,7 @@ def address(scope: Connection) -> str | None:
 def known_address(text: str) -> str | None:
     """None for what is none, such as the path of a socket, or what somebody has made up."""
     try:
-        return str(ip_address(text))
+        return str(canonical(text))
     except ValueError:
         return None
 

@@ -54,6 +54,7 @@ SQL_FILES = (  # lower domains first
     "metering/database.sql",
     "metering/ingest.sql",
     "metering/verify.sql",
+    "metering/settle.sql",
     "payments/around.sql",
     "billing/database.sql",
 )

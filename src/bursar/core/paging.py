@@ -180,10 +180,12 @@ async def fetch(
         query = query.where(direction.after(direction.parse(place)))
     else:
         keys = query.with_only_columns(order.key, maintain_column_froms=True)
-        total, offset = await count(db, keys, count_to), ask.start
+        total, offset = None, ask.start
         query = query.offset(offset)
     rows = (await db.scalars(direction.apply(query).limit(ask.size + 1))).all()
     items, more = rows[: ask.size], len(rows) > ask.size
+    if total is None:  # what is all on the first page is counted already
+        total = await count(db, keys, count_to) if more or offset else len(items)
     next_cursor = None
     if more:
         seen = offset + len(items)

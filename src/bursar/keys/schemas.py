@@ -1,11 +1,11 @@
 """Keys over the wire: what customers say of them, and staff in camelCase."""
 
-from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
+from bursar.core.addresses import canonical_network
 from bursar.core.paging import PageFields
 from bursar.core.wire import WHOLE, Line, Moment, StaffWire, Time, Wire
 from bursar.keys.models import KeyStatus, Network
@@ -17,7 +17,7 @@ MOST_ADDRESSES, MOST_SCOPES = 50, 50
 def network(text: str) -> Network:
     """An address stands for itself alone, a network for all in it."""
     try:
-        return ip_network(text.strip(), strict=False)
+        return canonical_network(text.strip())
     except ValueError:
         raise ValueError("This is no IP address or network such as 203.0.113.0/24.") from None
 

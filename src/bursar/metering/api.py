@@ -1,5 +1,6 @@
 """Usage: reported by whoever made the calls or served them, and read by whose it is."""
 
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from bursar.metering.events import (
     UnknownCustomer,
     UnknownKey,
 )
+from bursar.metering.export import Wanted
 from bursar.metering.latency import percentile
 from bursar.metering.queries import By, Filters, Part
 from bursar.metering.schemas import (
@@ -123,6 +125,10 @@ class UsageFilter(BaseModel):
     from_: Time | None = Field(None, alias="from", description="The first moment, in UTC.")
     to: Time | None = Field(None, description="The first moment that is not wanted any more.")
 
+    def given(self) -> dict[str, Any]:
+        """What somebody has asked for, in the words of the query."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
     def filters(self) -> Filters:
         return Filters(self.endpoint, self.key, self.status_code, self.failed, self.from_, self.to)
 
@@ -164,14 +170,14 @@ async def export_usage(
     request: Request, actor: Annotated[Actor, READ], ask: Annotated[UsageFile, Query()]
 ) -> StreamingResponse:
     """The same as a file: CSV or JSON lines."""
-    now = datetime.now(UTC)
-    pieces = export.stream(
-        request.app.state.database, actor.claim, whose(actor), ask.filters(), ask.format, now
-    )
+    wanted = Wanted(whose(actor), ask.filters(), datetime.now(UTC))
+    pieces = export.stream(request.app.state.database, actor.claim, wanted, ask.format)
+    return file(await files.begin(pieces), ask.format, wanted.now)
+
+
+def file(pieces: AsyncIterator[bytes], kind: Format, now: datetime) -> StreamingResponse:
     return StreamingResponse(
-        await files.begin(pieces),
-        media_type=files.MEDIA_TYPES[ask.format],
-        headers=files.headers("usage", ask.format, now),
+        pieces, media_type=files.MEDIA_TYPES[kind], headers=files.headers("usage", kind, now)
     )
 
 

@@ -130,6 +130,14 @@ create or replace aggregate sum_latencies (bigint[]) (
   sfunc = add_latencies, stype = bigint[], initcond = '{}'
 );
 
+-- How many response times lie in which part.
+create or replace function count_latencies(parts integer[]) returns bigint[]
+language sql immutable parallel safe
+return case when parts is null then array_fill(0::bigint, array[25]) else array(
+  select count(each) from generate_series(0, 24) as part
+  left join unnest(parts) as each on each = part group by part order by part
+) end;
+
 -- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
 -- here and what a recount of the events finds cannot differ.
 create or replace function sum_up_usage() returns trigger
@@ -139,21 +147,7 @@ begin
     select user_id, hour, day, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day,
       count(*) as requests, sum(units)::bigint as units, count(part) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      array[
-        count(*) filter (where part = 0), count(*) filter (where part = 1),
-        count(*) filter (where part = 2), count(*) filter (where part = 3),
-        count(*) filter (where part = 4), count(*) filter (where part = 5),
-        count(*) filter (where part = 6), count(*) filter (where part = 7),
-        count(*) filter (where part = 8), count(*) filter (where part = 9),
-        count(*) filter (where part = 10), count(*) filter (where part = 11),
-        count(*) filter (where part = 12), count(*) filter (where part = 13),
-        count(*) filter (where part = 14), count(*) filter (where part = 15),
-        count(*) filter (where part = 16), count(*) filter (where part = 17),
-        count(*) filter (where part = 18), count(*) filter (where part = 19),
-        count(*) filter (where part = 20), count(*) filter (where part = 21),
-        count(*) filter (where part = 22), count(*) filter (where part = 23),
-        count(*) filter (where part = 24)
-      ] as latencies
+      count_latencies(array_agg(part) filter (where part is not null)) as latencies
     from (
       select user_id, endpoint, units, response_time_ms,
         date_trunc('hour', timestamp, 'UTC') as hour, (timestamp at time zone 'UTC')::date as day,
@@ -216,8 +210,7 @@ end $$;
 revoke execute on function sum_up_usage() from public;
 create or replace trigger sum_up after insert on usage referencing new table as added
   for each statement execute function sum_up_usage();
-create or replace trigger refuse_change before update on usage
-  for each row execute function refuse_change();
+drop trigger if exists refuse_change on usage;
 
 -- What each tier may use: as declared in metering/rules.py, or as staff have set it.
 create or replace function metering_terms(defaults jsonb) returns jsonb
@@ -244,7 +237,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   insert into quota_warnings (user_id, month, percent, used, quota, is_hard)
   select its_user, its_month, percent, its_used, its_quota, hard
   from unnest(array[80, 100]) as percent
-  where its_quota > 0 and its_used * 100 >= its_quota * percent
+  where its_quota > 0 and its_used >= (its_quota * percent + 99) / 100
   on conflict do nothing
 $$;
 revoke execute on function notice_quota(uuid, text, bigint, bigint, boolean) from public;

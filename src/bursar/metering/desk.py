@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -38,6 +39,13 @@ batch_size = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 250),
 )
 verdicts = Counter("bursar_key_verdicts", "What was said of keys.", ["code"])
+
+
+@cache
+def verdicts_of(code: str) -> Counter:
+    """As many as there are codes; `labels` would lock and check each time."""
+    return verdicts.labels(code)
+
 
 Verdict = dict[str, Any]  # as verify_keys() says it (metering/verify.sql)
 
@@ -82,7 +90,7 @@ class Desk:
         """What is to be said of the key, once it is committed."""
         lane = self._lanes[question.digest[0] % len(self._lanes)]
         verdict = await lane.ask(question.document())
-        verdicts.labels(verdict["code"]).inc()
+        verdicts_of(verdict["code"]).inc()
         return verdict
 
     async def close(self) -> None:

@@ -68,6 +68,7 @@ class UsageEventId(Base):
     event: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     content: Mapped[bytes] = mapped_column(LargeBinary)
     seen_on: Mapped[date] = mapped_column(server_default=func.current_date())
+    usage_id: Mapped[UUID | None]  # where it was verified
 
 
 class MonthlyUsage(Base):

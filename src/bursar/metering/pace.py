@@ -9,9 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bursar.auth.guard import bearer
 from bursar.core.errors import BursarError
 from bursar.core.problems import answer
+from bursar.core.rates import rate_headers
 from bursar.keys import secret
 from bursar.keys.keyring import bad_key
-from bursar.metering.desk import Desk, Question, Verdict
+from bursar.metering.desk import Desk, Question
 
 
 class TooManyCalls(BursarError, status=429, code="usage.too_many_calls"):
@@ -47,7 +48,7 @@ class Pace:
         verdict = await self.desk.ask(
             Question(digest, address=scope["state"]["origin"].address, counts=False)
         )
-        headers = rate_headers(verdict)
+        headers = rate_headers(verdict["rate"])
         if verdict["code"] == "RATE_LIMITED":
             seconds = str(verdict["retry_after_seconds"])
             raise TooManyCalls(
@@ -57,15 +58,3 @@ class Pace:
         if verdict["code"] != "VALID":
             raise bad_key()  # it has ended since this process looked it up
         return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-
-def rate_headers(verdict: Verdict) -> dict[str, str]:
-    """Of the limit that is nearest."""
-    rate = verdict["rate"]
-    if rate is None:
-        return {}
-    name = rate["policy"]
-    return {
-        "RateLimit-Policy": f'"{name}";q={rate["limit"]};w={rate["window_seconds"]}',
-        "RateLimit": f'"{name}";r={rate["remaining"]};t={rate["reset_seconds"]}',
-    }

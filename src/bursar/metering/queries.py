@@ -39,17 +39,23 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
 
-    def conditions(self) -> list[Any]:
+    def conditions(self, call: Any = Usage) -> list[Any]:
+        """On the calls of a query."""
         found: list[Any] = []
         if self.endpoint is not None:
-            found.append(Usage.endpoint == self.endpoint)
+            found.append(call.endpoint == self.endpoint)
         if self.api_key_id is not None:
-            found.append(Usage.api_key_id == self.api_key_id)
+            found.append(call.api_key_id == self.api_key_id)
         if self.status_code is not None:
-            found.append(Usage.status_code == self.status_code)
+            found.append(call.status_code == self.status_code)
         if self.failed is not None:
-            has_failed = func.coalesce(Usage.status_code, 0) >= 400
+            has_failed = func.coalesce(call.status_code, 0) >= 400
             found.append(has_failed if self.failed else ~has_failed)
+        return found
+
+    def bounds(self) -> list[Any]:
+        """Those of time."""
+        found: list[Any] = []
         if self.since is not None:
             found.append(Usage.timestamp >= self.since)
         if self.until is not None:
@@ -59,8 +65,7 @@ class Filters:
 
 async def usage(db: AsyncSession, user_id: UUID, ask: PageQuery, filters: Filters) -> Page[Usage]:
     """A customer's calls, the newest first."""
-    await accounts.user(db, user_id)
-    query = select(Usage).where(Usage.user_id == user_id, *filters.conditions())
+    query = select(Usage).where(Usage.user_id == user_id, *filters.bounds(), *filters.conditions())
     return await paging.fetch(db, query, ask, USAGE, count_to=COUNTED)
 
 
@@ -68,7 +73,6 @@ async def summary(
     db: AsyncSession, user_id: UUID, ask: PageQuery, *, month: str | None = None
 ) -> Page[MonthlyUsage]:
     """Month by month."""
-    await accounts.user(db, user_id)
     query = select(MonthlyUsage).where(MonthlyUsage.user_id == user_id)
     if month:
         query = query.where(MonthlyUsage.month == month)
@@ -162,7 +166,6 @@ async def breakdown(
     db: AsyncSession, user_id: UUID, by: By, since: date, until: date
 ) -> list[Part]:
     """The largest parts first; days and hours in their order."""
-    await accounts.user(db, user_id)
     part, table = PARTS[by]
     column = "hour" if by == "hour" else "day"
     order = "1" if by in ("day", "hour") else "2 desc, 1"

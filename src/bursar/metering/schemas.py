@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from bursar.accounts.models import Tier
+from bursar.core.addresses import canonical
 from bursar.core.errors import BursarError
 from bursar.core.paging import PageFields
 from bursar.core.problems import from_validation
@@ -34,7 +35,7 @@ PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 def address(value: str) -> str:
     try:
-        return str(ip_address(value))
+        return str(canonical(value))
     except ValueError:
         raise ValueError("This is no IP address.") from None
 
@@ -119,6 +120,7 @@ class VerifyOut(Wire):
     tier: Tier | None
     scopes: list[str] | None
     replayed: bool = Field(description="This event was counted before.")
+    usage_id: UUID | None = Field(description="Of the counted call, for usage/outcomes.")
     quota: QuotaState | None
     rate: RateOut | None
     retry_after_seconds: int | None
@@ -163,7 +165,7 @@ class TooManyEvents(BursarError, status=413, code="usage.too_many_events"):
 def bounded(value: Any) -> Any:
     if isinstance(value, list) and len(value) > MOST_EVENTS:
         raise TooManyEvents(
-            f"{len(value)} events were sent; a request has at most {MOST_EVENTS}.",
+            f"{len(value)} items were sent; a request has at most {MOST_EVENTS}.",
             limit=MOST_EVENTS,
         )
     return value
@@ -343,8 +345,14 @@ class Breakdown(Wire):
     parts: list[PartOut]
 
 
+class PartForStaff(PartOut, StaffWire):
+    """Calls that have one thing in common, for staff."""
+
+
 class BreakdownForStaff(Breakdown, StaffWire):
     """The same for staff."""
+
+    parts: list[PartForStaff]  # type: ignore[assignment]
 
 
 class GrantIn(StaffWire):

@@ -15,6 +15,7 @@ declare
   moment timestamptz;
   seconds double precision;
   this_month text;
+  stamp text;
   ask record;
   meter meters;
   owner uuid;
@@ -32,6 +33,7 @@ declare
   retry double precision;
   seen bytea;
   known boolean;
+  call_id uuid;
   put meters[] := '{}';
   counted usage[] := '{}';
   good uuid[] := '{}';
@@ -44,6 +46,7 @@ begin
   moment := coalesce(at, clock_timestamp());
   seconds := extract(epoch from moment);
   this_month := month_of(moment);
+  stamp := time_of_id(moment);
   perform make_usage_partition(this_month);
 
   for ask in
@@ -80,7 +83,7 @@ begin
       if limits[3] is not null or limits[4] is not null then
         put := put || row(owner, full_at[3], full_at[4])::meters;
       end if;
-      if quota > 0 and used * 100 >= quota * 80 then
+      if quota > 0 and used >= (quota * 80 + 99) / 100 then
         perform notice_quota(owner, this_month, used, quota, hard);
       end if;
       owner := ask.user_id;
@@ -100,6 +103,7 @@ begin
     end if;
 
     known := false;
+    call_id := null;
     retry := 0;
     code := case
       when key is null then 'UNKNOWN'
@@ -114,11 +118,12 @@ begin
       else 'VALID'
     end;
     if code = 'VALID' and ask.event is not null and owner is not null then
-      select content into seen from usage_event_ids
+      select content, usage_id into seen, call_id from usage_event_ids
       where user_id = owner and event = decode(ask.event, 'hex');
       known := found;
       if known and seen <> decode(ask.content, 'hex') then
         code := 'EVENT_CONFLICT';
+        call_id := null;
       end if;
     end if;
     if code = 'VALID' and not known then
@@ -146,12 +151,13 @@ begin
         if ask.counts and owner is not null then
           used := used + ask.units;
           key_used := key_used + ask.units;
-          counted := counted || row(uuid7(), owner, key, ask.event_id, ask.endpoint, ask.location,
+          call_id := (stamp || substr(gen_random_uuid()::text, 20))::uuid;
+          counted := counted || row(call_id, owner, key, ask.event_id, ask.endpoint, ask.location,
             ask.state, ask.date_from, ask.date_to, ask.response_time_ms, ask.status_code,
             ask.error_message, ask.ip_address, ask.user_agent, ask.units, moment, moment)::usage;
           if ask.event is not null then
-            insert into usage_event_ids (user_id, event, content)
-            values (owner, decode(ask.event, 'hex'), decode(ask.content, 'hex'));
+            insert into usage_event_ids (user_id, event, content, usage_id)
+            values (owner, decode(ask.event, 'hex'), decode(ask.content, 'hex'), call_id);
           end if;
         end if;
       end if;
@@ -176,7 +182,7 @@ begin
     end if;
     answers[ask.n + 1] := jsonb_build_object(
       'code', code, 'key_id', key, 'user_id', owner, 'tier', ask.tier, 'scopes', ask.scopes,
-      'replayed', known and code = 'VALID', 'used', used, 'quota', quota,
+      'replayed', known and code = 'VALID', 'usage_id', call_id, 'used', used, 'quota', quota,
       'key_left', ask.per_month - key_used,
       'rate', case when tightest is not null then jsonb_build_object(
         'policy', names[tightest], 'limit', limits[tightest],
@@ -185,7 +191,7 @@ begin
       'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
   end loop;
   put := put || row(key, full_at[1], full_at[2])::meters || row(owner, full_at[3], full_at[4])::meters;
-  if quota > 0 and used * 100 >= quota * 80 then
+  if quota > 0 and used >= (quota * 80 + 99) / 100 then
     perform notice_quota(owner, this_month, used, quota, hard);
   end if;
   update meters set second_full_at = new.second_full_at, minute_full_at = new.minute_full_at
@@ -196,6 +202,16 @@ begin
   perform note_key_use(good);
   return to_jsonb(answers);
 end $$;
+
+-- What an id of a call begins with: version 7, and its moment to the microsecond, so that the call is
+-- found again by its id (metering/outcomes.py reads it). After the milliseconds come twelve bits.
+create or replace function time_of_id(moment timestamptz) returns text
+language sql immutable parallel safe
+return (
+  select lpad(to_hex(micros / 1000), 12, '0') || '7'
+    || lpad(to_hex((micros % 1000 * 4096 + 999) / 1000), 3, '0')
+  from (select (extract(epoch from moment) * 1000000)::bigint as micros) as since_1970
+);
 
 -- All that is needed, in one order: two statements never wait in a circle.
 create or replace function lock_meters(ids uuid[]) returns void

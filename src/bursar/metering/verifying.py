@@ -1,27 +1,32 @@
-"""The route by which other services of the business ask of a key, and count the call."""
+"""The routes by which services of the business ask of a key, count the call, and tell its end."""
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
 from bursar.auth.actor import Actor
 from bursar.auth.guard import service
 from bursar.auth.scopes import KeyScope
+from bursar.core.errors import BursarError
 from bursar.core.hot import hot
 from bursar.core.idempotency import BadKey, given_key, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
 from bursar.keys import secret
+from bursar.metering import outcomes
 from bursar.metering.desk import DeskFull, Question, Verdict
-from bursar.metering.schemas import VerifyIn, VerifyOut
+from bursar.metering.outcome_schemas import NoOutcome, OutcomesIn, OutcomesTold
+from bursar.metering.schemas import TooManyEvents, VerifyIn, VerifyOut
 
 router = APIRouter(tags=["keys"], route_class=Route)
 
 SERVICE = service(KeyScope.KEYS_VERIFY)
 NONE_OF_OURS: dict[str, Any] = {
     "valid": False, "code": "UNKNOWN", "key_id": None, "user_id": None, "tier": None,
-    "scopes": None, "replayed": False, "quota": None, "rate": None, "retry_after_seconds": None,
+    "scopes": None, "replayed": False, "usage_id": None, "quota": None, "rate": None,
+    "retry_after_seconds": None,
 }  # fmt: skip
 
 
@@ -52,11 +57,16 @@ async def verify_key(
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
-    """As VerifyOut says it, made by hand: this is asked before every call of somebody's API."""
+    """As VerifyOut says it, made by hand: this is asked before every call of somebody's API.
+
+    A service's own credential is no customer's key: it opens nothing there, uncounted as it is.
+    """
+    if verdict["user_id"] is None:
+        return NONE_OF_OURS
     return {
         "valid": verdict["code"] == "VALID",
         **{name: verdict[name] for name in NONE_OF_OURS if name not in ("valid", "quota")},
-        "quota": quota(verdict) if verdict["user_id"] else None,
+        "quota": quota(verdict),
     }
 
 
@@ -66,3 +76,39 @@ def quota(verdict: Verdict) -> dict[str, Any]:
     left = [max(0, limit - used)] if limit else []
     left += [max(0, key_left)] if key_left is not None else []
     return {"limit": limit or None, "used": used, "remaining": min(left, default=None)}
+
+
+@router.post(
+    "/usage/outcomes",
+    tags=["usage"],
+    response_model=OutcomesTold,
+    responses=documented(TooManyEvents),
+)
+@own_key
+@hot
+async def tell_outcomes(
+    request: Request, actor: Annotated[Actor, SERVICE], body: OutcomesIn
+) -> Response:
+    """How calls ended that keys/verify has counted, up to 1,000: status, response time and error
+    are filled in once, and nothing is counted again. Sent once more, each is a duplicate."""
+    items = body.items()
+    asked = [item.error if isinstance(item, NoOutcome) else item.outcome() for item in items]
+    told = await outcomes.settle(request.app.state.database, asked)
+    return answer(
+        {
+            "recorded": told.count("recorded"),
+            "duplicates": told.count("duplicate"),
+            "refused": sum(isinstance(each, BursarError) for each in told),
+            "outcomes": [
+                told_of(item.usage_id, each) for item, each in zip(items, told, strict=True)
+            ],
+        }
+    )
+
+
+def told_of(usage_id: UUID | str | None, told: outcomes.Told) -> dict[str, Any]:
+    if not isinstance(told, BursarError):
+        return {"usage_id": usage_id, "status": told, "status_code": 200}
+    refused = {"usage_id": usage_id, "status": "refused", "status_code": told.status}
+    refused |= {"code": told.code, "detail": told.detail}
+    return {**refused, "errors": told.errors} if told.errors else refused

@@ -1,0 +1,121 @@
+"""Why a call goes no further, told as Bursar itself tells it: an RFC 9457 problem document."""
+
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from bursar.client.callers import Connection
+from bursar.core.rates import rate_headers
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+POLICY_VIOLATION = 1008  # how a WebSocket is closed
+NOT_GOOD = {
+    "UNKNOWN": "This API key is unknown.",
+    "REVOKED": "This API key was revoked.",
+    "EXPIRED": "This API key has expired.",
+    "DISABLED_OWNER": "The account of this API key is not active.",
+}
+
+
+class Refused(Exception):
+    """What is answered in place of the application."""
+
+    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def no_key() -> Refused:
+    return Refused(
+        401,
+        "auth.sign_in_needed",
+        "Show an API key: Authorization: Bearer <key>, or X-API-Key.",
+        WWW_Authenticate="Bearer",
+    )
+
+
+def bad_key(reason: str) -> Refused:
+    challenge = 'Bearer error="invalid_token"'
+    return Refused(401, "auth.bad_token", NOT_GOOD[reason], WWW_Authenticate=challenge)
+
+
+def unreachable() -> Refused:
+    return Refused(
+        503, "keys.unreachable", "Keys cannot be checked now; try again.", Retry_After="1"
+    )
+
+
+def of_verdict(verdict: dict[str, Any], needed: str | None) -> Refused:
+    """What Bursar has said, in an answer's words."""
+    code = verdict["code"]
+    if code in NOT_GOOD:
+        return bad_key(code)
+    if code == "FORBIDDEN_ADDRESS":
+        return Refused(403, "keys.forbidden_address", "This API key may not come from here.")
+    if code == "MISSING_SCOPE":
+        return Refused(403, "auth.missing_scope", f"This API key needs the scope {needed}.")
+    seconds = str(verdict["retry_after_seconds"] or 1)
+    if code == "RATE_LIMITED":
+        refused = Refused(
+            429, "usage.too_many_calls", f"Too many calls; try again in {seconds} s.",
+            Retry_After=seconds,
+        )  # fmt: skip
+    elif code == "QUOTA_EXCEEDED":
+        refused = Refused(
+            429, "usage.quota_exceeded", "The month's quota is used up.", Retry_After=seconds
+        )
+    else:
+        return unreachable()
+    refused.headers |= rate_headers(verdict["rate"])
+    return refused
+
+
+async def answer(
+    refused: Refused, scope: Connection, receive: Receive, send: Send, types: str
+) -> None:
+    """The problem document; of a WebSocket that cannot have one, its end before it was accepted."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
+        kind = "websocket.http.response"
+    request_id = sent_id(scope) or uuid4().hex
+    body = orjson.dumps(
+        {
+            "type": f"{types}#{refused.code}",
+            "title": HTTPStatus(refused.status).phrase,
+            "status": refused.status,
+            "detail": refused.detail,
+            "code": refused.code,
+            "request_id": request_id,
+        }
+    )
+    headers = {
+        "content-type": "application/problem+json",
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        "x-request-id": request_id,
+        **refused.headers,
+    }
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": f"{kind}.start", "status": refused.status, "headers": raw})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+def sent_id(scope: Connection) -> str | None:
+    """The id that the caller brought, if it is fit for a log."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            sent: str = value.decode()
+            return sent
+    return None

@@ -1,0 +1,164 @@
+-- What became of calls that were counted before they were made: filled in once, nothing counted again.
+
+-- What becomes of each, in their order: 'recorded', 'duplicate' (the call has this very outcome),
+-- 'known' (it has another one, which stands) or 'unknown' (no such call was counted, or its month has
+-- been dropped). Whoever counts for a customer waits meanwhile, as for each other.
+create or replace function settle_usage(outcomes jsonb) returns text[]
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp
+set jit = off set plan_cache_mode = force_generic_plan
+-- One by one by their key, however few calls there were when it was planned.
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  told text[];
+begin
+  perform lock_meters(array(
+    select id from users where id in (
+      select user_id from jsonb_to_recordset(outcomes) as said (user_id uuid))));
+  with said as materialized (
+    select * from jsonb_to_recordset(outcomes) as said (n integer, id uuid, user_id uuid,
+      timestamp timestamptz, status_code smallint, response_time_ms integer, error_message text)
+  ), earliest as materialized (
+    select distinct on (user_id, id) * from said order by user_id, id, n
+  ), before as materialized (
+    select usage.user_id, usage.id, usage.status_code, usage.response_time_ms,
+      usage.error_message::text
+    from earliest join usage on usage.user_id = earliest.user_id
+      and usage.timestamp = earliest.timestamp and usage.id = earliest.id
+  ), settled as (
+    update usage set status_code = earliest.status_code,
+      response_time_ms = earliest.response_time_ms, error_message = earliest.error_message
+    from earliest where usage.user_id = earliest.user_id
+      and usage.timestamp = earliest.timestamp and usage.id = earliest.id
+      and usage.status_code is null and usage.response_time_ms is null
+    returning usage.user_id, usage.id, earliest.n
+  )
+  select array_agg(case
+      when before.id is null then 'unknown'
+      when settled.n = said.n then 'recorded'
+      when (said.status_code, said.response_time_ms, said.error_message) is not distinct from (
+        case when settled.n is null then (before.status_code, before.response_time_ms,
+          before.error_message) else (earliest.status_code, earliest.response_time_ms,
+          earliest.error_message) end) then 'duplicate'
+      else 'known'
+    end order by said.n)
+  into told
+  from said
+  join earliest on earliest.user_id = said.user_id and earliest.id = said.id
+  left join before on before.user_id = said.user_id and before.id = said.id
+  left join settled on settled.user_id = said.user_id and settled.id = said.id;
+  return told;
+end $$;
+revoke execute on function settle_usage(jsonb) from public;
+grant execute on function settle_usage(jsonb) to worker_user;
+
+-- Of a call that was counted nothing is ever changed; one without an outcome may get it.
+create or replace function keep_usage() returns trigger
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if old.status_code is not null or old.response_time_ms is not null or new.status_code is null
+    or (new.user_id, new.timestamp, new.id, new.api_key_id, new.event_id, new.endpoint, new.location,
+      new.state, new.date_from, new.date_to, new.ip_address, new.user_agent, new.units,
+      new.recorded_at)
+    is distinct from (old.user_id, old.timestamp, old.id, old.api_key_id, old.event_id, old.endpoint,
+      old.location, old.state, old.date_from, old.date_to, old.ip_address, old.user_agent, old.units,
+      old.recorded_at)
+  then
+    raise exception 'a call that was counted is not changed, it may only get its outcome'
+      using errcode = 'restrict_violation';
+  end if;
+  return new;
+end $$;
+create or replace trigger keep before update on usage
+  for each row execute function keep_usage();
+
+-- The sums follow in the same statement, whoever that is: the call leaves those without a status, and
+-- is in those with its own. What is empty then is not kept.
+create or replace function sum_up_outcomes() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  with events as (
+    select user_id, endpoint, units, timestamp, response_time_ms,
+      coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
+      status_code, width_bucket(response_time_ms, latency_bounds()) as part
+    from settled
+  ), sums as materialized (
+    select user_id, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day, hour, day,
+      count(*) as requests, sum(units)::bigint as units, count(part) as timed,
+      coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
+      count_latencies(array_agg(part) filter (where part is not null)) as latencies
+    from (
+      select *, date_trunc('hour', timestamp, 'UTC') as hour,
+        (timestamp at time zone 'UTC')::date as day
+      from events
+    ) as event
+    group by user_id, day, endpoint, api_key_id, status_code, grouping sets ((hour), ())
+  ), left_behind as materialized (
+    select user_id, endpoint, api_key_id, of_day, hour, day, sum(requests)::bigint as requests,
+      sum(units)::bigint as units
+    from sums group by 1, 2, 3, 4, 5, 6
+  ), emptied_hours as (
+    delete from usage_hours as here using left_behind as gone
+    where not of_day and here.user_id = gone.user_id and here.hour = gone.hour
+      and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
+      and here.status_code = 0 and here.requests = gone.requests
+  ), left_hours as (
+    update usage_hours as here set requests = here.requests - gone.requests,
+      units = here.units - gone.units
+    from left_behind as gone
+    where not of_day and here.user_id = gone.user_id and here.hour = gone.hour
+      and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
+      and here.status_code = 0 and here.requests > gone.requests
+  ), emptied_days as (
+    delete from usage_days as here using left_behind as gone
+    where of_day and here.user_id = gone.user_id and here.day = gone.day
+      and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
+      and here.status_code = 0 and here.requests = gone.requests
+  ), left_days as (
+    update usage_days as here set requests = here.requests - gone.requests,
+      units = here.units - gone.units
+    from left_behind as gone
+    where of_day and here.user_id = gone.user_id and here.day = gone.day
+      and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
+      and here.status_code = 0 and here.requests > gone.requests
+  ), by_hour as (
+    insert into usage_hours as here (user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, hour, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where not of_day order by 1, 2, 3, 4, 5
+    on conflict on constraint pk_usage_hours do update set
+      requests = here.requests + excluded.requests,
+      units = here.units + excluded.units,
+      timed = here.timed + excluded.timed,
+      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
+      latencies = add_latencies(here.latencies, excluded.latencies)
+  ), by_day as (
+    insert into usage_days as here (user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies)
+    select user_id, day, endpoint, api_key_id, status_code,
+      requests, units, timed, total_response_time_ms, latencies
+    from sums where of_day order by 1, 2, 3, 4, 5
+    on conflict on constraint pk_usage_days do update set
+      requests = here.requests + excluded.requests,
+      units = here.units + excluded.units,
+      timed = here.timed + excluded.timed,
+      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
+      latencies = add_latencies(here.latencies, excluded.latencies)
+  )
+  update monthly_usage as here set
+    successful_requests = here.successful_requests - failed,
+    failed_requests = here.failed_requests + failed,
+    total_response_time_ms = here.total_response_time_ms + ms,
+    last_updated = clock_timestamp()
+  from (
+    select user_id, to_char(day, 'YYYY-MM') as month,
+      coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint as failed,
+      sum(total_response_time_ms)::bigint as ms
+    from sums where of_day group by 1, 2
+  ) as sum
+  where here.user_id = sum.user_id and here.month = sum.month;
+  return null;
+end $$;
+revoke execute on function sum_up_outcomes() from public;
+create or replace trigger sum_up_outcomes after update on usage referencing new table as settled
+  for each statement execute function sum_up_outcomes();
