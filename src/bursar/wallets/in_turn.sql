@@ -268,7 +268,8 @@ begin
         moved_at = case when now.seq <> accounts.seq then moment else moved_at end
       from unnest(account_ids, a_posted, a_held, a_spent, a_seq, a_held_before, a_seq_before)
         as now (id, posted, held, spent, seq, held_before, seq_before)
-      where accounts.id = now.id and (now.seq, now.held) <> (now.seq_before, now.held_before)
+      where accounts.id = now.id and accounts.id = any (account_ids)
+        and (now.seq, now.held) <> (now.seq_before, now.held_before)
     )
     insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
       credit_id, credit_seq, credit_after, kind, category, reverses, hold_id, posted_at,

@@ -70,7 +70,7 @@ begin
       union all
       select credit_id, count(*), sum(amount)::bigint, 0, min(moment) from done group by credit_id
     ) as now
-    where accounts.id = now.id
+    where accounts.id = now.id and accounts.id = any (account_ids)  -- looked up, not read through
   ), new_transfers as (
     insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
       credit_id, credit_seq, credit_after, kind, category, posted_at, effective_at, metadata)

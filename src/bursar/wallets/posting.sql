@@ -120,10 +120,12 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
 $$;
 
 -- One plan for all calls: making a new one costs as much as a small call, and knows no more. Compiling
--- one (jit, which is on by default) takes seconds.
+-- one (jit, which is on by default) takes seconds. It may have been made while a table was empty, and
+-- must not go through all of it when it no longer is.
 create or replace function post(requests jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set plan_cache_mode = force_generic_plan set enable_mergejoin = off set jit = off as $$
+set plan_cache_mode = force_generic_plan set enable_mergejoin = off set enable_seqscan = off
+set jit = off as $$
 #variable_conflict use_column
 declare
   legs ledger_leg[];
