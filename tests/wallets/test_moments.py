@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
@@ -95,6 +98,38 @@ async def test_every_moment_is_what_the_entries_add_up_to(busy: Live, who: Any) 
     assert [tuple(row) for row in found] == [tuple(row) for row in expected]
     assert len({row["seq"] for row in found}) > 10
     assert any(row["balance"] != row["effective"] for row in found)
+
+
+ENTRY = st.tuples(
+    st.integers(1, 50),
+    st.booleans(),  # into the wallet, or out of it
+    st.none() | st.timedeltas(-timedelta(days=3), timedelta(days=3)),
+)
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(ENTRY, min_size=1, max_size=6), min_size=1, max_size=5))
+async def test_any_mixture_of_late_and_early_entries_adds_up(
+    busy: Live, calls: list[list[tuple[int, bool, timedelta | None]]]
+) -> None:
+    person, wallet = uuid4(), ledger.user
+    await move_in(busy, person)
+    await fund(busy, person, 9000)
+    for call in calls:
+        requests = []
+        for amount, gains, shift in call:
+            sides = ("clearing", wallet(person)) if gains else (wallet(person), "revenue")
+            effective = None if shift is None else datetime.now(UTC) + shift
+            leg = ledger.transfer(*sides, amount, kind="charge", effective_at=effective)
+            requests.append(ledger.Request("moments", str(uuid4()), [leg]))
+        async with busy.database.transaction(WORKER) as db:
+            await wallets.post_all(db, requests)
+    account = (await wallet_of(busy, person))["id"]
+    asked = await moments(busy)
+    expected = await rows(busy, ENTRIES + ADDED_UP, account, asked)
+    assert [tuple(row) for row in await rows(busy, FOUND, account, asked)] == [
+        tuple(row) for row in expected
+    ]
 
 
 async def test_a_company_account_is_found_as_well(busy: Live) -> None:

@@ -43,6 +43,8 @@ SQL_FILES = (  # lower domains first
     "webhooks/database.sql",
     "wallets/guards.sql",
     "wallets/posting.sql",
+    "wallets/plain.sql",
+    "wallets/in_turn.sql",
     "wallets/moments.sql",
     "wallets/database.sql",
     "rewards/database.sql",

@@ -6,13 +6,14 @@
 
 -- Both sides of transfers as entries of accounts. `spent` is what went out, less what came back.
 -- No search_path of their own: only so are they planned as a part of the statement that asks.
-create or replace function entries_between(account uuid, after_seq bigint, until_seq bigint)
-returns table (seq bigint, delta numeric, spent numeric)
+drop function if exists entries_between(uuid, bigint, bigint);
+create function entries_between(account uuid, after_seq bigint, until_seq bigint)
+returns table (seq bigint, delta bigint, spent bigint, balance bigint, posted_at timestamptz)
 language sql stable as $$
-  select debit_seq, -amount, case when reverses is null then amount else 0 end
+  select debit_seq, -amount, case when reverses is null then amount else 0 end, debit_after, posted_at
   from transfers where debit_id = account and debit_seq > after_seq and debit_seq <= until_seq
   union all
-  select credit_seq, amount, case when reverses is null then 0 else -amount end
+  select credit_seq, amount, case when reverses is null then 0 else -amount end, credit_after, posted_at
   from transfers where credit_id = account and credit_seq > after_seq and credit_seq <= until_seq
 $$;
 
@@ -28,7 +29,7 @@ $$;
 create or replace function check_new_transfers() returns trigger
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 declare
-  wrong uuid;
+  wrong uuid; reversals bigint; captures bigint;
 begin
   with entries as (
     select debit_id as account, debit_seq as seq, debit_after as after, -amount as delta, posted_at
@@ -36,31 +37,39 @@ begin
     union all
     select credit_id, credit_seq, credit_after, amount, posted_at from added
   ), chain as (
-    select *,
-      lag(seq) over side as seq_before, lag(after) over side as balance_before,
-      lag(posted_at) over side as posted_before, lead(seq) over side is null as newest
+    select *, lag(seq) over side as seq_before, lag(after) over side as balance_before,
+      lag(posted_at) over side as posted_before
     from entries window side as (partition by account order by seq)
+  ), links as (  -- what is new of each account: it hangs together, and goes on from one entry
+    select account, min(seq) as first, max(seq) as last, count(*) as entries, sum(delta) as moved,
+      min(after::numeric - delta) filter (where seq_before is null) as began_with,
+      min(posted_at) filter (where seq_before is null) as began,
+      bool_and(seq_before is null or (
+        seq = seq_before + 1 and after = balance_before + delta and posted_at >= posted_before
+      )) as whole
+    from chain group by account
   )
-  select (array_agg(chain.account))[1] into wrong
-  from chain
-  where case
-      when seq_before is not null
-        then seq <> seq_before + 1 or after <> balance_before + delta or posted_at < posted_before
-      -- a number is taken once, whichever side it stands on
-      when 1 <> (select count(*) from entry_at(account, seq)) then true
-      when seq = 1 then after <> delta
-      else not exists (
-        select from entry_at(account, seq - 1) as before
-        where before.balance + delta = after and before.posted_at <= chain.posted_at
-      )
-    end
-    or (newest and (  -- one row, looked up by its id; `exists` would hash the whole table
-      select accounts.seq = chain.seq and accounts.posted = chain.after
-      from accounts where id = account
-    ) is not true);
+  select (array_agg(account))[1] into wrong
+  from links cross join lateral (
+    select count(*) as entries, min(balance) filter (where seq < first) as balance,
+      min(posted_at) filter (where seq < first) as posted_at
+    from entries_between(account, first - 2, last)
+  ) as there
+  where not whole
+    -- a number is taken once, whichever side it stands on
+    or there.entries <> links.entries + (first <> 1)::integer
+    or (first <> 1 and (there.balance = began_with and there.posted_at <= began) is not true)
+    or (first = 1 and began_with <> 0)
+    or (  -- one row, looked up by its id; `exists` would hash the whole table
+      select seq = last and posted = began_with + moved from accounts where id = account
+    ) is not true;
   if wrong is not null then
     raise exception 'transfers do not continue the chain of account %', wrong
       using errcode = 'integrity_constraint_violation';
+  end if;
+  select count(reverses), count(hold_id) into reversals, captures from added;
+  if reversals = 0 and captures = 0 then
+    return null;
   end if;
   select (array_agg(added.reverses))[1] into wrong
   from (select distinct reverses from added where reverses is not null) as added
@@ -99,7 +108,8 @@ begin
   select (array_agg(here.id))[1] into wrong
   from changed as here left join former as was on was.id = here.id
   cross join lateral (
-    select count(*) as entries, coalesce(sum(delta), 0) as moved, coalesce(sum(spent), 0) as spent
+    select count(*) as entries, coalesce(sum(delta), 0) as moved, coalesce(sum(spent), 0) as spent,
+      min(posted_at) filter (where seq = here.seq) as moved_at
     from entries_between(here.id, was.seq, here.seq)
     where here.seq <> was.seq
   ) as happened
@@ -113,7 +123,7 @@ begin
     or here.spent - was.spent <> happened.spent
     or (here.held <> was.held and here.held <> open_holds(here.id))
     or here.moved_at is distinct from case when here.seq = was.seq then was.moved_at
-      else (select posted_at from entry_at(here.id, here.seq)) end;
+      else happened.moved_at end;
   if wrong is not null then
     raise exception 'account % would not be what its transfers and holds say', wrong
       using errcode = 'integrity_constraint_violation';
@@ -153,8 +163,7 @@ declare
 begin
   select (array_agg(account_id))[1] into wrong
   from (select distinct account_id from changed) as touched
-  join accounts on accounts.id = account_id
-  where accounts.held <> open_holds(account_id);
+  where (select held = open_holds(account_id) from accounts where id = account_id) is not true;
   if wrong is not null then
     raise exception 'the holds of account % are not what it says is held', wrong
       using errcode = 'integrity_constraint_violation';

@@ -140,6 +140,10 @@ class Hold(Base):
     )
 
 
+# From when it was posted to when it took effect, whichever came first.
+BETWEEN = text("tstzrange(least(effective_at, posted_at), greatest(effective_at, posted_at))")
+
+
 class Transfer(Base):
     """One debit and one credit. Each side of each account is a chain of numbers and balances."""
 
@@ -178,17 +182,17 @@ class Transfer(Base):
             postgresql_where=text("kind = 'transfer'"),
         ),
         Index(
-            "ix_transfers_debit_effective",
+            "ix_transfers_debit_between",
             "debit_id",
-            "effective_at",
-            postgresql_include=["debit_seq", "amount"],
+            BETWEEN,
+            postgresql_using="gist",
             postgresql_where=text("effective_at is not null"),
         ),
         Index(
-            "ix_transfers_credit_effective",
+            "ix_transfers_credit_between",
             "credit_id",
-            "effective_at",
-            postgresql_include=["credit_seq", "amount"],
+            BETWEEN,
+            postgresql_using="gist",
             postgresql_where=text("effective_at is not null"),
         ),
         Index("ix_transfers_posted_at", "posted_at", postgresql_using="brin"),

@@ -46,37 +46,34 @@ begin
   return low;
 end $$;
 
--- The balance by what was posted by then, or by what had taken effect: without what was posted by then
--- for a later day, with what was posted later for that day or an earlier one. Null if there is no such
--- account.
+-- The balance by what was posted by then, or by what had taken effect: that is the same, but for the
+-- few entries of which the moment lies between the two. An index on that span finds them, and only
+-- them, however many others took effect at another time than they were posted. Null if there is no
+-- such account.
 create or replace function balance_at(
   account uuid, moment timestamptz, effective boolean default false
 ) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare
-  newest bigint;
   balance numeric;
 begin
   perform from accounts where id = account and may_see(account);
   if not found or moment is null then
     return null;
   end if;
-  newest := seq_at(account, moment);
-  select coalesce(min(entry.balance), 0) into balance from entry_at(account, newest) as entry;
-  if effective then
-    select balance + coalesce(sum(delta), 0) into balance from (
-      select amount as delta from transfers
-      where debit_id = account and effective_at > moment and debit_seq <= newest
+  select coalesce(min(entry.balance), 0) into balance
+  from entry_at(account, seq_at(account, moment)) as entry;
+  if effective then  -- early ones not yet, late ones already
+    select balance + coalesce(sum(case when effective_at > moment then -delta else delta end), 0)
+    into balance from (
+      select effective_at, -amount as delta from transfers
+      where debit_id = account and effective_at is not null and tstzrange(
+        least(effective_at, posted_at), greatest(effective_at, posted_at)) @> moment
       union all
-      select -amount from transfers
-      where credit_id = account and effective_at > moment and credit_seq <= newest
-      union all
-      select -amount from transfers
-      where debit_id = account and effective_at <= moment and debit_seq > newest
-      union all
-      select amount from transfers
-      where credit_id = account and effective_at <= moment and credit_seq > newest
-    ) as elsewhere;
+      select effective_at, amount from transfers
+      where credit_id = account and effective_at is not null and tstzrange(
+        least(effective_at, posted_at), greatest(effective_at, posted_at)) @> moment
+    ) as between_the_two;
   end if;
   return balance::bigint;
 end $$;
