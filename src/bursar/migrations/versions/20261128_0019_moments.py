@@ -3,7 +3,7 @@
 from bursar.migrations.script import run
 
 revision = "20261128_0019"
-down_revision = "20261128_0016"
+down_revision = "20261128_0018"
 
 
 def upgrade() -> None:
