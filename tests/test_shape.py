@@ -180,7 +180,7 @@ ROOMS_OF_DOMAINS = {
         "health": "what is looked at, for /ready and for staff",
     },
 }
-NO_DOMAINS = {"core", "auth", "client", "commands", "migrations"}
+NO_DOMAINS = {"core", "auth", "client", "commands", "demo", "migrations"}
 NO_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|constants|managers?|repositor(y|ies))(_|$)")
 
 

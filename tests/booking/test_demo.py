@@ -1,6 +1,6 @@
 """The demo data: something is booked, something is full, and a second time changes nothing."""
 
-from bursar import demo
+from bursar.demo import company
 from tests.accounts.people import rows
 from tests.conftest import Live
 
@@ -14,7 +14,7 @@ select (select count(*) from providers) p, (select count(*) from services) s,
 
 async def test_it_is_loaded_once(live_db: Live) -> None:
     for _ in range(2):
-        loaded = await demo.load(live_db.database)
+        loaded = await company.load(live_db.database)
         assert loaded["bookings"] == 12
         [counted] = await rows(live_db, COUNTS)
         assert tuple(counted) == (2, 4, 6, 3, 5, 1)

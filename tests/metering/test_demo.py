@@ -3,7 +3,7 @@
 from time import perf_counter
 from typing import Any
 
-from bursar import demo, demo_usage
+from bursar.demo import company, usage
 from tests.accounts.people import rows
 from tests.conftest import Live
 from tests.keys.keyholders import API, assert_sums_hold
@@ -18,25 +18,25 @@ select (select count(*) from api_keys) k,
 
 
 async def test_it_is_loaded_once(live_db: Live) -> None:
-    loaded = await demo.load(live_db.database)
+    loaded = await company.load(live_db.database)
     assert loaded["api_keys"] == 9
     [first] = await rows(live_db, COUNTS)
     assert (first["k"], first["r"], first["c"], first["w"]) == (9, 1, 6, 0)
     assert 2_500 < first["u"] < 5_000
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     assert await rows(live_db, COUNTS) == [first]
     await assert_sums_hold(live_db)
 
 
 async def test_it_is_quick_and_goes_on_after_a_crash(live_db: Live) -> None:
-    await demo.load(live_db.database)
-    last = demo_usage.HOLDERS[-1][0]
+    await company.load(live_db.database)
+    last = usage.HOLDERS[-1][0]
     delete = "delete from {} where user_id = (select id from users where email = $1)"
     for table in ("monthly_usage", "usage", "usage_event_ids", "usage_hours", "usage_days"):
         await rows(live_db, delete.format(table), last)
     before = await rows(live_db, "select count(*) from usage")
     started = perf_counter()
-    await demo_usage.report(live_db.database)
+    await usage.report(live_db.database)
     assert perf_counter() - started < 10  # about 1 s where nothing else is at work
     [after] = await rows(live_db, "select count(*) from usage")
     assert 100 < after[0] - before[0][0] < 400
@@ -44,7 +44,7 @@ async def test_it_is_quick_and_goes_on_after_a_crash(live_db: Live) -> None:
 
 
 async def test_every_reading_shows_something(live_db: Live) -> None:
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     [carl] = await rows(live_db, "select id from users where email = 'carl@example.com'")
     async with live_db.api(OLIVIA) as api:
 

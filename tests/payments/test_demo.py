@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bursar import demo, demo_payments
 from bursar.core.database import WORKER
+from bursar.demo import company, payments
 from bursar.payments import asking, reconciliation
 from bursar.payments.providers.registry import Providers
 from bursar.wallets import verification
@@ -50,16 +50,16 @@ async def stands(live: Live) -> list[tuple[Any, ...]]:
 
 
 async def test_every_way_to_pay_and_every_end_once(live_db: Live) -> None:
-    await demo.load(live_db.database)
-    loaded = await demo.load(live_db.database)
-    assert loaded["payments"] == demo_payments.NUMBER == 13
+    await company.load(live_db.database)
+    loaded = await company.load(live_db.database)
+    assert loaded["payments"] == payments.NUMBER == 13
     assert await stands(live_db) == EXPECTED
     [counted] = await rows(live_db, COUNTS)
     assert tuple(counted) == (13, 2, 1, 8, 1, 1, 1, 1)
 
 
 async def test_nothing_of_it_says_that_it_was_real_money(live_db: Live) -> None:
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     [real] = await rows(
         live_db,
         "select count(*) n from payments where provider <> 'manual' and not (provider = 'demo'"
@@ -69,7 +69,7 @@ async def test_nothing_of_it_says_that_it_was_real_money(live_db: Live) -> None:
 
 
 async def test_its_books_are_in_order(live_db: Live) -> None:
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     async with superuser(live_db.url) as connection:
         assert (await verification.verify(connection)).findings == []
 
@@ -84,21 +84,21 @@ async def test_a_load_that_was_cut_short_is_gone_on_with(
     live_db: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anywhere between the steps of a payment at a provider."""
-    whole = demo_payments.asking.create
+    whole = payments.asking.create
 
     async def dies(*_: Any) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(asking, "create", dies)
     with pytest.raises(ConnectionError):
-        await demo.load(live_db.database)
+        await company.load(live_db.database)
     monkeypatch.setattr(asking, "create", whole)
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     assert await stands(live_db) == EXPECTED
 
 
 async def test_staff_see_it_as_any_other(live_db: Live) -> None:
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     async with live_db.api(OLIVIA) as api:
         found = (await api.get("/api/v1/admin/payments?status=refunded")).json()["payments"]
         assert [(each["paymentMethod"], each["amount"]) for each in found] == [("paypal", 30)]

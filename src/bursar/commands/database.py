@@ -11,7 +11,6 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 
-from bursar import demo
 from bursar.accounts import second_factor
 from bursar.commands.place import owner_url, settings_of
 from bursar.commands.terminal import answer, answer_json, confirm, say
@@ -20,6 +19,7 @@ from bursar.core.database import DOOR, WORKER, Database, plain_dsn
 from bursar.core.errors import BursarError
 from bursar.core.migrate import migrate
 from bursar.core.settings import Settings
+from bursar.demo import company
 from bursar.webhooks import signing
 
 
@@ -67,7 +67,7 @@ async def load_demo(url: str, settings: Settings) -> dict[str, int]:
     await migrate(url, settings, say)
     database = Database(url, settings)
     try:
-        return await demo.load(database)
+        return await company.load(database)
     finally:
         await database.close()
 

@@ -101,8 +101,8 @@ async def check_or_migrate(url: str, settings: Settings, *, demo: bool) -> None:
     elif not (await look_at(url, settings)).is_current(settings):
         await migrate(url, settings, say)
     if demo:
-        from bursar import demo as demo_data
         from bursar.core.database import Database
+        from bursar.demo import company as demo_data
 
         say("loading demo data")
         place = Database(url, settings)
@@ -147,10 +147,10 @@ def tell_sign_ins(settings: Settings) -> None:
     if settings.database_url or settings.host not in ("127.0.0.1", "::1", "localhost"):
         say("  sign in with: bursar staff token")
         return
-    from bursar import demo
     from bursar.auth.actor import operator
     from bursar.auth.permissions import StaffRole
     from bursar.auth.tokens import Tokens
+    from bursar.demo import company as demo
 
     say(f"  demo sign-ins, all with the password {demo.password(settings)}")
     for email, (_, role) in demo.STAFF.items():

@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar import demo_bookings, demo_payments, demo_usage
 from bursar.accounts import joining, queries, sign_in
 from bursar.accounts import service as accounts
 from bursar.accounts.models import CustomerRole, Status, Tier
@@ -23,6 +22,7 @@ from bursar.auth.tokens import Tokens
 from bursar.core import money
 from bursar.core.database import WORKER, Database
 from bursar.core.settings import Settings
+from bursar.demo import billing, bookings, payments, usage
 from bursar.system import queries as system_queries
 from bursar.system import service as system
 from bursar.wallets import ledger
@@ -79,18 +79,20 @@ async def load(database: Database) -> dict[str, int]:
     async with database.transaction(WORKER) as db:
         transfers = await move_money(db)
     async with database.transaction(origin.actor.claim, origin=origin) as db:
-        bookings = await demo_bookings.add(db)
-        keys = await demo_usage.add_keys(db)
-    await demo_usage.report(database)
-    payments = await demo_payments.add(database)
+        booked = await bookings.add(db)
+        keys = await usage.add_keys(db)
+        plans = await billing.add(db)
+    await usage.report(database)
+    paid = await payments.add(database)
     return {
         "settings": len(SETTINGS),
         "staff": len(STAFF),
         "customers": len(CUSTOMERS),
         "transfers": transfers,
-        "bookings": bookings,
-        "payments": payments,
+        "bookings": booked,
+        "payments": paid,
         "api_keys": keys,
+        "price_plans": plans,
     }
 
 

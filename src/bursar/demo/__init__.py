@@ -1,0 +1,1 @@
+"""Demo data: a small company that looks alive."""
