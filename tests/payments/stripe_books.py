@@ -85,7 +85,8 @@ class Stripe:
         return intent
 
     def attempt(self, intent: dict[str, Any], method: str, *, alone: bool = False) -> None:
-        """What a card does: pm_ok pays, pm_declined does not, pm_3ds asks for its owner."""
+        """What a card does: pm_ok pays, pm_declined does not, pm_3ds asks for its owner, pm_held
+        waits to be taken."""
         if "declined" in method or ("3ds" in method and alone):
             code = "authentication_required" if "3ds" in method else "card_declined"
             intent["last_payment_error"] = {"code": code, "message": "Your card was declined."}
@@ -100,8 +101,17 @@ class Stripe:
             url = "https://hooks.stripe.example/3ds"
             intent["next_action"] = {"type": "redirect_to_url", "redirect_to_url": {"url": url}}
             self.tell("payment_intent.requires_action", intent)
+        elif "held" in method:
+            intent["status"] = "requires_capture"
+            self.tell("payment_intent.amount_capturable_updated", intent)
         else:
             self.succeed(intent, method)
+
+    def capture(self, intent: dict[str, Any]) -> dict[str, Any]:
+        if intent["status"] != "requires_capture":
+            raise Refused(400, "invalid_request_error", f"The intent is {intent['status']}.")
+        self.succeed(intent, "pm_ok")
+        return intent
 
     def succeed(self, intent: dict[str, Any], method: str) -> None:
         if intent["status"] in ("succeeded", "canceled"):

@@ -101,6 +101,8 @@ class Server:
                 return stripe.find(name, "payment_intent")
             case "POST", ["payment_intents", name, "cancel"]:
                 return stripe.cancel(stripe.find(name, "payment_intent"))
+            case "POST", ["payment_intents", name, "capture"]:
+                return stripe.capture(stripe.find(name, "payment_intent"))
             case "POST", ["payment_methods", name, "detach"]:
                 return stripe.find(name, "payment_method") | {"customer": None}
             case "POST", ["customers"]:

@@ -266,12 +266,13 @@ def test_a_name_is_known_however_it_is_written(customer: str, name: str | None, 
     assert bank.is_named(customer, name) is same
 
 
-async def bursar(live: Live, *arguments: str) -> tuple[int | None, str]:
+async def bursar(live: Live, *arguments: str, **more: str) -> tuple[int | None, str]:
     """The command itself, on this test's database."""
     environment = {
         "BURSAR_DATABASE_URL": live.url.replace("postgresql+asyncpg", "postgresql"),
         "BURSAR_SECRET_KEY": live.settings.secret_keys[0],
         "PATH": "",
+        **more,
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bursar.cli", *arguments,

@@ -91,6 +91,24 @@ async def test_three_d_secure_asks_the_owner(shop: Shop) -> None:
     assert answer.json()["next_action"]["url"].startswith("https://hooks.stripe")
 
 
+async def test_what_waits_to_be_taken_is_taken_once(shop: Shop) -> None:
+    """An intent that only holds the money: by the customer's confirmation, or a lost answer's."""
+    one, two = await shop.pay(CARL, 20, card="pm_held"), await shop.pay(CARL, 30, card="pm_held")
+    await shop.hear()
+    assert await balance_of(shop.live, CARL) == 0
+    for _ in range(2):
+        answer = await shop.post(CARL, f"{PAYMENTS}/{one['id']}/confirmation")
+        assert answer.json()["status"] == "completed"
+    path = f"/v1/payment_intents/{two['stripe_payment_intent_id']}/capture"
+    shop.stripe.fail("POST", path, "after")
+    answer = await shop.post(CARL, f"{PAYMENTS}/{two['id']}/confirmation")
+    assert answer.json()["status"] == "pending"
+    await shop.hear()
+    assert (await shop.read(two["id"]))["status"] == "completed"
+    assert (await shop.read(two["id"]))["failureReason"] is None
+    assert await balance_of(shop.live, CARL) == 50
+
+
 async def test_giving_up_and_giving_up_too_late(shop: Shop) -> None:
     one, two = await shop.begin(CARL, 20), await shop.pay(CARL, 30)
     given_up = await shop.post(CARL, f"{PAYMENTS}/{one['id']}/cancellation")

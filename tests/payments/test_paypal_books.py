@@ -14,8 +14,9 @@ from bursar.payments.providers.paypal_report import read
 from bursar.payments.providers.registry import Providers
 from bursar.payments.reconciliation import BooksRefused, BooksUnread
 from tests.accounts.people import rows
-from tests.payments.paypal_program import Account, paypal_server
+from tests.payments.paypal_program import CLIENT, SECRET, Account, paypal_server
 from tests.payments.paypal_shop import PAYMENTS, Till, paypal_till
+from tests.payments.test_bank import bursar
 from tests.payments.test_reconciliation import Books, charge, compare, damage_by_hand, found
 from tests.payments.tills import captured, intend, row_of, tell
 from tests.world import CARL
@@ -181,6 +182,25 @@ async def test_an_app_that_may_not_see_them_is_told_so(till: Till) -> None:
         await differences(till)
     till.paypal.side("reports", other_lines=[])
     assert await differences(till) == []
+
+
+async def test_the_command_says_what_to_do_and_what_it_has_found(till: Till) -> None:
+    await paid(till)
+    await damage_by_hand(till.live, "update operations set scope = 'x' where key like '%captured'")
+    till.paypal.side("reports", shows_transactions=False)
+    environment = {
+        "BURSAR_PAYPAL_CLIENT_ID": CLIENT,
+        "BURSAR_PAYPAL_CLIENT_SECRET": SECRET,
+        "BURSAR_PAYPAL_API_BASE": till.paypal.url,
+        "SSL_CERT_FILE": str(till.paypal.roots),
+    }
+    code, said = await bursar(till.live, "reconcile", **environment)
+    assert code == 5
+    assert f"payment_without_ledger\tpaypal\t{await id_of(till)}" in said
+    assert "switch on 'Transaction search'" in said
+    assert "Traceback" not in said
+    code, said = await bursar(till.live, "reconcile", "--json", **environment)
+    assert '"ok": false' in said or '"ok":false' in said
 
 
 async def test_one_that_does_not_show_its_books_keeps_no_other_from_being_compared(

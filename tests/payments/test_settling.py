@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -243,6 +244,30 @@ async def test_a_refund_without_room_beside_a_lost_dispute_is_its_money(live_db:
     assert [each.what for each in told] == ["done", "done", "not_here", "done", "known", "known"]
     assert await state(live_db, payment) == ("refunded", 20, 20)
     assert await company(live_db) == {}
+
+
+@pytest.mark.parametrize("end", [What.DISPUTE_LOST, What.DISPUTE_WON])
+async def test_a_reversal_that_overtakes_its_dispute_waits_for_it(live_db: Live, end: What) -> None:
+    await move_in(live_db)
+    payment = await intend(live_db, CARL, 20)
+    taken = refunded(payment, "re_1", 20, is_reversal=True, happened_at=datetime.now(UTC))
+    told = await tell(live_db, captured(payment, 20), taken, fact(payment, end, "dp_1", 20), taken)
+    won = end == What.DISPUTE_WON
+    effects = ["done", "not_here", "done", "done" if won else "known"]
+    assert [each.what for each in told] == effects
+    assert await state(live_db, payment) == ("refunded", 20, 20)
+    assert await balance_of(live_db, CARL) == 0
+    assert await company(live_db) == {}
+
+
+async def test_a_reversal_without_a_dispute_is_a_refund(live_db: Live) -> None:
+    await move_in(live_db)
+    payment = await intend(live_db, CARL, 20)
+    hours_ago = datetime.now(UTC) - timedelta(hours=2)
+    taken = refunded(payment, "re_1", 20, is_reversal=True, happened_at=hours_ago)
+    told = await tell(live_db, captured(payment, 20), taken)
+    assert [each.what for each in told] == ["done", "done"]
+    assert await state(live_db, payment) == ("refunded", 20, 20)
 
 
 async def test_the_rest_of_a_payment_is_refunded_after_a_lost_dispute(live_db: Live) -> None:

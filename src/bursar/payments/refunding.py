@@ -1,5 +1,6 @@
 """What providers tell about refunds: done, failed, sent back, or made at their own page."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from sqlalchemy import func, select
@@ -18,6 +19,8 @@ from bursar.payments.models import (
     RefundStatus,
 )
 from bursar.payments.providers import Fact, What
+
+TOLD_WITHIN = timedelta(hours=1)  # a reversal and its dispute, by webhooks of their own
 
 
 async def apply(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:
@@ -73,8 +76,8 @@ async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Appl
     amount = fact.amount or Decimal(0)
     if amount <= 0 or fact.currency not in (None, payment.currency):
         return Applied(DIFFERS, reason=f"{amount} {fact.currency} is said to have gone back")
-    if fact.is_reversal and payment.disputed:
-        return Applied(NOT_HERE, reason="a dispute is open, whose money this may be")
+    if fact.is_reversal and await waits_for_dispute(db, payment, fact):
+        return Applied(NOT_HERE, reason="it may be the money of a dispute that is not decided yet")
     is_twice = fact.is_reversal or amount > payment.refundable
     if is_twice and not payment.disputed and amount <= await lost(db, payment):
         return Applied(KNOWN, reason="it is the money that a dispute has taken already")
@@ -82,6 +85,15 @@ async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Appl
         return await no_room(db, payment, amount)
     await record_gone(db, payment, amount, fact)
     return Applied(DONE)
+
+
+async def waits_for_dispute(db: AsyncSession, payment: Payment, fact: Fact) -> bool:
+    """For one that is open; or that is told a moment after the money went, if none is known."""
+    if payment.disputed:
+        return True
+    known = await db.scalar(select(Dispute.id).filter_by(payment_id=payment.id).limit(1))
+    is_new = fact.happened_at is not None and fact.happened_at > datetime.now(UTC) - TOLD_WITHIN
+    return known is None and is_new
 
 
 async def lost(db: AsyncSession, payment: Payment) -> Decimal:
