@@ -78,6 +78,7 @@ ROOMS_OF_DOMAINS = {
     "billing": {
         "charging": "usage that is paid for as it happens",
         "invoicing": "a month of usage becomes an invoice",
+        "looks": "how far a job has looked for usage that has changed",
         "months": "how a month is written, and when it is over",
         "paying": "how an invoice is paid",
         "rules": "what staff may set of billing",

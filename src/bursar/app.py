@@ -30,9 +30,11 @@ from bursar.auth.guard import Identify
 from bursar.auth.tokens import Tokens
 from bursar.billing import admin as billing_admin
 from bursar.billing import api as billing_api
+from bursar.billing import paying as billing_paying
 from bursar.booking import admin as booking_admin
 from bursar.booking import api as booking_api
 from bursar.booking import appointments_admin, training_api, trainings_admin
+from bursar.booking import paying as booking_paying
 from bursar.core import hot, metrics, openapi, problems
 from bursar.core.database import Database
 from bursar.core.edge import Edge
@@ -70,6 +72,8 @@ from bursar.wallets import admin as wallets_admin
 from bursar.wallets import api as wallets_api
 from bursar.wallets.till import Till
 from bursar.webhooks import admin as webhooks_admin
+
+PURPOSES = (billing_paying, booking_paying)  # importing them says what payments may be for
 
 EVERYBODYS_ROUTERS = (
     system.router,

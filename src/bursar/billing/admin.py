@@ -29,7 +29,7 @@ from bursar.billing.schemas import (
     PlanListForStaff,
     Quote,
 )
-from bursar.billing.service import InUse, InvoiceClosed, MeterExists, PlanOverlap
+from bursar.billing.service import InUse, InvoiceClosed, MeterExists, PlanOverlap, TooManyMeters
 from bursar.core import etag
 from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound
@@ -62,7 +62,10 @@ async def list_meters(db: Db, ask: Annotated[MetersQuery, Query()]) -> MeterList
 
 
 @router.post(
-    "/billing-meters", status_code=201, dependencies=[WRITE], responses=documented(MeterExists)
+    "/billing-meters",
+    status_code=201,
+    dependencies=[WRITE],
+    responses=documented(MeterExists, TooManyMeters),
 )
 async def add_meter(db: Db, body: MeterIn) -> MeterForStaff:
     """Something to count. It is never changed, so that what was billed can be computed again."""

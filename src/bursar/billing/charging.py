@@ -11,13 +11,21 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import stops
 from bursar.billing.models import Charging, UsageCharge, UsagePeriod
+from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
 from bursar.wallets.ledger import Outcome, Request
+from bursar.wallets.models import Account, AccountStatus
 
 SCOPE = "billing"
+MOST_UNPAID = 5000  # of one run
+WALLET_SAYS_NO = (
+    ledger.InsufficientFunds,
+    ledger.AccountFrozen,
+    ledger.AccountClosed,
+    ledger.UnknownAccount,
+)
 OPEN = text("select open_usage_periods(cast(:people as uuid[]), :month)")
 DUE = text("select * from usage_due(cast(:people as uuid[]), :month, :charging)")
 
@@ -60,13 +68,18 @@ async def charge(db: AsyncSession, people: Sequence[UUID], month: str) -> int:
         for each, outcome in told
         if isinstance(outcome, Outcome)
     ]
-    refused = [each.period_id for each, outcome in told if not isinstance(outcome, Outcome)]
     if paid:
         await db.execute(insert(UsageCharge), paid)
-    if refused:
+    if refused := [each.period_id for each, outcome in told if cannot_pay(outcome)]:
         await note_unpaid(db, refused)
-    await stops.look(db, [each.user_id for each in found])
     return len(paid)
+
+
+def cannot_pay(outcome: Outcome | BursarError) -> bool:
+    """Whatever else the ledger refuses is a mistake of ours, and nobody's debt."""
+    if isinstance(outcome, BursarError) and not isinstance(outcome, WALLET_SAYS_NO):
+        raise outcome
+    return isinstance(outcome, BursarError)
 
 
 def asked(each: Due) -> Request:
@@ -99,11 +112,12 @@ async def note_unpaid(db: AsyncSession, periods: Sequence[UUID]) -> None:
     await db.execute(row.execution_options(synchronize_session=False))
 
 
-async def unpaid(db: AsyncSession, after: UUID, most: int) -> Sequence[UsagePeriod]:
-    """Periods of customers who could not pay."""
-    query = select(UsagePeriod).where(
-        UsagePeriod.unpaid_since.is_not(None),
-        UsagePeriod.user_id.is_not(None),
-        UsagePeriod.id > after,
+async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
+    """Periods of customers who could not pay, and have something in a wallet now."""
+    has_something = select(Account.id).where(
+        Account.owner_id == UsagePeriod.user_id,
+        Account.status == AccountStatus.OPEN,
+        Account.posted - Account.held + Account.overdraft > 0,
     )
-    return (await db.scalars(query.order_by(UsagePeriod.id).limit(most))).all()
+    query = select(UsagePeriod).where(UsagePeriod.unpaid_since.is_not(None), has_something.exists())
+    return (await db.scalars(query.order_by(UsagePeriod.id).limit(MOST_UNPAID))).all()

@@ -47,6 +47,11 @@ begin
     raise exception 'the prices of a plan are not changed: end it, and make another'
       using errcode = 'restrict_violation';
   end if;
+  if tg_op = 'INSERT' and session_user = 'staff_user'
+    and new.first_month < to_char(now() at time zone 'UTC', 'YYYY-MM')
+  then
+    raise exception 'a plan is not for months that are over' using errcode = 'restrict_violation';
+  end if;
   if jsonb_array_length(new.price_tiers) not between 1 and 20 then
     raise exception 'a plan has 1 to 20 tiers' using errcode = 'check_violation';
   end if;
@@ -80,12 +85,12 @@ begin
   return null;
 end $$;
 revoke execute on function look_again() from public;
-create or replace trigger look_again after insert on price_plans
+create or replace trigger look_again after insert or update of last_month on price_plans
   for each row execute function look_again();
 
--- Periods. The plan of a customer's month is the one that held when it was first looked at, and stays
--- once something has been billed: of several, the one for the customer goes before the one for the
--- tier, and that before the one for everybody.
+-- Periods. The plan of a customer's month is the one that held when it was last looked at within that
+-- month, and stays once something has been billed: of several, the one for the customer goes before the
+-- one for the tier, and that before the one for everybody. What is right already is not written again.
 create or replace function open_usage_periods(people uuid[], its_month text) returns void
 language sql set search_path = pg_catalog, public, pg_temp as $$
   insert into usage_periods as period (user_id, meter, month, plan_id)
@@ -94,13 +99,18 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   cross join lateral (
     select distinct on (meter) id, meter from price_plans
     where first_month <= its_month and coalesce(last_month, its_month) >= its_month
-      and (user_id = users.id or tier = users.tier or user_id is null and tier is null)
+      and (user_id = users.id or user_id is null and (tier = users.tier or tier is null))
     order by meter, user_id is null, tier is null
   ) as plan
+  left join usage_periods as opened
+    on opened.user_id = users.id and opened.meter = plan.meter and opened.month = its_month
   where users.id = any (people)
+    and (opened.id is null or opened.units = 0 and opened.plan_id <> plan.id
+      and its_month >= month_of(now()))
   order by users.id, plan.meter
-  on conflict (user_id, meter, month) do update set plan_id = excluded.plan_id
-    where period.units = 0 and period.plan_id <> excluded.plan_id
+  on conflict (user_id, meter, month) do update
+    set plan_id = excluded.plan_id, unpaid_since = null
+    where period.units = 0
 $$;
 
 -- What is to be billed now, and the periods locked. Who could not pay is asked again once the wallet
@@ -116,9 +126,11 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   join assets on assets.code = plan.currency
   cross join lateral (
     select metered_units(period.user_id, period.meter, period.month) as units
+    offset 0  -- once, not at each mention
   ) as found
   cross join lateral (
     select usage_cost(plan.price_tiers, plan.included, found.units, assets.scale) as amount
+    offset 0
   ) as cost
   left join accounts as wallet
     on wallet.owner_id = period.user_id and wallet.asset = plan.currency
@@ -157,7 +169,10 @@ begin
     or new.operation_id is not null and not exists (
       select from operations where id = new.operation_id and scope = 'billing'
         and key = new.period_id || ':' || new.from_units
-        and (outcome -> 'legs' -> 0 ->> 'amount')::bigint = new.amount)
+        and exists (
+          select from transfers join accounts on accounts.id = debit_id
+          where transfers.id = new.operation_id and owner_id = period.user_id
+            and transfers.asset = plan.currency and amount = new.amount))
     or new.invoice_id is not null and not exists (
       select from invoices where id = new.invoice_id and user_id = period.user_id
         and currency = plan.currency and status = 'open')
@@ -264,11 +279,28 @@ end $$;
 create or replace trigger advance_invoice before update on invoices
   for each row execute function advance_invoice();
 create or replace trigger touch before update on invoices
-  for each row execute function touch();
+  for each row when (old.status is distinct from new.status) execute function touch();
 create or replace trigger refuse_removal before delete on invoices
   for each row execute function refuse_change();
 create or replace trigger refuse_truncate before truncate on invoices
   for each statement execute function refuse_change();
+
+-- A payment for an invoice is its customer's, in its currency.
+create or replace function check_invoice_payment() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if not exists (
+    select from invoices
+    where id = new.invoice_id and user_id = new.user_id and currency = new.currency)
+  then
+    raise exception 'a payment for an invoice is its customer''s, in its currency'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+revoke execute on function check_invoice_payment() from public;
+create or replace trigger check_invoice before insert on payments
+  for each row when (new.invoice_id is not null) execute function check_invoice_payment();
 
 -- At the end of its transaction an invoice is the sum of its lines, rounded down to what can be paid:
 -- also where a line was added, or none was.
@@ -345,7 +377,7 @@ call lock_down('invoice_numbers');
 call lock_down('invoices');
 call let_bills_be_read('invoices');
 grant insert (user_id, month, currency, total, due_at),
-  update (status, paid_at, operation_id, payment_id, attempts, next_try_at, overdue_mailed_at)
+  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at)
   on invoices to worker_user;
 grant update (status, void_reason) on invoices to staff_user;
 create policy staff_void on invoices for update to staff_user

@@ -14,17 +14,23 @@ from uuid import UUID
 from sqlalchemy import func, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.billing import charging
 from bursar.billing.charging import Due
 from bursar.billing.models import Charging, Invoice, UsageCharge
 from bursar.billing.rules import INVOICE_DUE_DAYS
 from bursar.billing.service import InvoiceIssued
-from bursar.core import events, mail, money
+from bursar.core import events, money
+from bursar.core.errors import BursarError
 from bursar.core.mail_settings import is_address
 from bursar.payments import currencies
 from bursar.system import queries as system
-from bursar.system.catalogue import COMPANY_NAME
+
+
+class TooMuch(BursarError, status=409, code="billing.too_much"):
+    """More than any invoice can say: the usage or its price cannot be right. It stands in the log,
+    for staff to look at."""
 
 
 async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Invoice]:
@@ -36,7 +42,10 @@ async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[In
     due_at = datetime.now(UTC) + timedelta(days=days)
     made = []
     for (user_id, currency), lines in owed.items():
-        if total := payable(lines, currency):
+        total = payable(lines, currency)
+        if total >= currencies.MOST:
+            raise TooMuch(f"{total} {currency} for {month} is more than an invoice can say.")
+        if total:
             facts = {"user_id": user_id, "currency": currency, "total": total, "due_at": due_at}
             making = insert(Invoice).values(month=month, **facts).returning(Invoice)
             invoice = (await db.scalars(making)).one()
@@ -64,23 +73,19 @@ def said(each: Due) -> dict[str, Any]:
 
 
 async def tell(db: AsyncSession, invoice: Invoice, template: str, **more: Any) -> None:
-    """A mail about it; to nobody where the account is erased."""
+    """A mail about it, to who can be reached."""
     owner = await db.get(User, invoice.user_id) if invoice.user_id else None
-    if owner is None or owner.erased_at is not None or not is_address(owner.email):
-        return
-    await mail.send(
-        db,
-        template,
-        owner.email,
-        about=owner.id,
-        name=owner.name,
-        number=invoice.title,
-        month=invoice.month,
-        total=f"{invoice.total:f} {invoice.currency}",
-        due=f"{invoice.due_at:%Y-%m-%d}",
-        company=await system.value(db, COMPANY_NAME),
-        **more,
-    )
+    if owner is not None and owner.is_reachable and is_address(owner.email):
+        await letters.send(
+            db,
+            template,
+            owner,
+            number=invoice.title,
+            month=invoice.month,
+            total=f"{invoice.total:f} {invoice.currency}",
+            due=f"{invoice.due_at:%Y-%m-%d}",
+            **more,
+        )
 
 
 async def tell_overdue(db: AsyncSession, invoice: Invoice) -> None:

@@ -86,7 +86,10 @@ class PricePlan(Base):
         server_default=func.now(), server_onupdate=FetchedValue()
     )
 
-    __table_args__ = (Index("ix_price_plans_created_at", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_price_plans_created_at", "created_at", "id"),
+        Index("ix_price_plans_user_id", "user_id", "tier"),
+    )
 
 
 class UsagePeriod(Base):
@@ -98,7 +101,7 @@ class UsagePeriod(Base):
         Index("ix_usage_periods_plan_id", "plan_id"),
         Index(
             "ix_usage_periods_unpaid",
-            "unpaid_since",
+            "id",
             postgresql_where=text("unpaid_since is not null"),
         ),
     )
@@ -106,7 +109,7 @@ class UsagePeriod(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
-    meter: Mapped[str] = mapped_column(ForeignKey("billing_meters.code"))
+    meter: Mapped[str]
     month: Mapped[str] = mapped_column(CHAR(7))
     plan_id: Mapped[UUID] = mapped_column(ForeignKey("price_plans.id"))
     units: Mapped[int] = mapped_column(BigInteger, server_default=NOTHING)
@@ -120,13 +123,14 @@ class Invoice(Base):
     __tablename__ = "invoices"
     __table_args__ = (
         UniqueConstraint("year", "number", name="uq_invoices_number"),
+        UniqueConstraint("operation_id", name="uq_invoices_operation_id"),
+        UniqueConstraint("payment_id", name="uq_invoices_payment_id"),
         Index("ix_invoices_user_id", "user_id", "issued_at", "id"),
         Index("ix_invoices_issued_at", "issued_at", "id"),
         Index("ix_invoices_status", "status", "issued_at", "id"),
-        Index("ix_invoices_open", "next_try_at", postgresql_where=text("status = 'open'")),
-        Index(
-            "ix_invoices_payment_id", "payment_id", postgresql_where=text("payment_id is not null")
-        ),
+        Index("ix_invoices_month", "month", "issued_at", "id"),
+        Index("ix_invoices_open", "id", postgresql_where=text("status = 'open'")),
+        Index("ix_invoices_due_at", "due_at", postgresql_where=text("status = 'open'")),
     )
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy's own name
 
@@ -144,7 +148,6 @@ class Invoice(Base):
     operation_id: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
     payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
     void_reason: Mapped[str | None]
-    attempts: Mapped[int] = mapped_column(server_default=NOTHING)
     next_try_at: Mapped[datetime] = mapped_column(server_default=func.now())
     overdue_mailed_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default=text("1"), server_onupdate=FetchedValue())
@@ -187,11 +190,13 @@ class UsageCharge(Base):
 
 
 class BillingLook(Base):
-    """Up to when changes of a month's usage have been looked at."""
+    """Up to when changes of a month's usage have been looked at, and where the look is just now."""
 
     __tablename__ = "billing_looks"
     unaudited = True
 
     charging: Mapped[str] = mapped_column(primary_key=True)
     month: Mapped[str] = mapped_column(CHAR(7), primary_key=True)
-    upto: Mapped[datetime]
+    upto: Mapped[datetime | None]
+    began: Mapped[datetime | None]
+    after: Mapped[UUID | None]

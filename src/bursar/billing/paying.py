@@ -1,18 +1,20 @@
 """How an invoice is paid: from the wallet, from the saved method, or by a payment that names it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import and_, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import invoicing, queries, stops
+from bursar.billing import invoicing, queries
+from bursar.billing.charging import SCOPE, cannot_pay
 from bursar.billing.models import Invoice, InvoiceStatus
 from bursar.billing.rules import DECLINES
 from bursar.billing.service import InvoicePaid, closed
 from bursar.core import events, money
+from bursar.core.errors import BursarError
 from bursar.payments import queries as payments
 from bursar.payments import refunds
 from bursar.payments.models import Destination, Payment, PaymentMethod, Refund, Status
@@ -20,10 +22,11 @@ from bursar.payments.providers.registry import MANUAL, Providers
 from bursar.payments.purposes import Due, purpose
 from bursar.wallets import assets, ledger
 from bursar.wallets import service as wallets
-from bursar.wallets.ledger import Outcome, Request
+from bursar.wallets.ledger import Request
 from bursar.wallets.models import Account, Asset
 
 INVOICE = "invoice"
+OPEN_PAGE = timedelta(hours=1)
 
 
 @purpose(INVOICE, column="invoice_id")
@@ -35,7 +38,7 @@ async def invoice_due(db: AsyncSession, invoice_id: UUID, user_id: UUID) -> Due:
     return Due(row.total, row.currency, f"Invoice {row.title}")
 
 
-async def to_collect(db: AsyncSession, after: UUID, most: int) -> list[UUID]:
+async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
     """Open invoices whose time has come, or for which there is enough in the wallet."""
     unit = func.power(text("10::numeric"), Asset.scale)
     has_enough = (
@@ -52,10 +55,9 @@ async def to_collect(db: AsyncSession, after: UUID, most: int) -> list[UUID]:
     query = select(Invoice.id).where(
         Invoice.status == InvoiceStatus.OPEN,
         Invoice.user_id.is_not(None),
-        Invoice.id > after,
         or_(Invoice.next_try_at <= func.now(), overdue, has_enough),
     )
-    return list(await db.scalars(query.order_by(Invoice.id).limit(most)))
+    return list(await db.scalars(query.order_by(Invoice.next_try_at, Invoice.id).limit(most)))
 
 
 async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> UUID | None:
@@ -64,27 +66,31 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     invoice = await queries.invoice(db, invoice_id, lock=True)
     if invoice.status != InvoiceStatus.OPEN or invoice.user_id is None:
         return None
-    if await is_being_paid(db, invoice_id):
-        return None
-    if await take_from_wallet(db, invoice):
+    under_way = await is_being_paid(db, invoice)
+    if not under_way and await take_from_wallet(db, invoice):
         return None
     if invoice.due_at < datetime.now(UTC) and invoice.overdue_mailed_at is None:
         await invoicing.tell_overdue(db, invoice)
-        await db.flush()
-        await stops.look(db, [invoice.user_id])
-    if invoice.next_try_at > datetime.now(UTC):
+    if under_way or invoice.next_try_at > datetime.now(UTC):
         return None
     return await begin_payment(db, providers, invoice)
 
 
-async def is_being_paid(db: AsyncSession, invoice_id: UUID) -> bool:
-    """Whether a payment is under way whose provider could still say yes."""
-    pending = select(Payment.id).where(
-        Payment.invoice_id == invoice_id,
+async def is_being_paid(db: AsyncSession, invoice: Invoice) -> bool:
+    """Whether money is on its way: by the saved method, or by a page that the customer has opened
+    within the hour; or some has come, and staff have not given it back."""
+    is_open = Payment.created_at > func.now() - OPEN_PAGE
+    on_its_way = and_(
         Payment.status == Status.PENDING,
         Payment.provider != MANUAL,
+        or_(Payment.automatic, is_open),
     )
-    return await db.scalar(pending.limit(1)) is not None
+    query = select(Payment.id).where(
+        Payment.invoice_id == invoice.id,
+        Payment.user_id == invoice.user_id,
+        or_(on_its_way, Payment.captured > Payment.refunded),
+    )
+    return await db.scalar(query.limit(1)) is not None
 
 
 async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
@@ -98,9 +104,9 @@ async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
         category="usage",
         metadata={"invoice_id": str(invoice.id), "number": invoice.title},
     )
-    asked = Request("billing", f"invoice:{invoice.id}", (leg,), event="billing.charged")
+    asked = Request(SCOPE, f"invoice:{invoice.id}", (leg,), event="billing.charged")
     [outcome] = await wallets.try_all(db, [asked])
-    if not isinstance(outcome, Outcome):
+    if cannot_pay(outcome) or isinstance(outcome, BursarError):
         return False
     await settle(db, invoice, {"operation_id": outcome.operation_id})
     return True
@@ -112,8 +118,6 @@ async def settle(db: AsyncSession, invoice: Invoice, by: dict[str, Any]) -> None
     invoice.status, invoice.paid_at = InvoiceStatus.PAID, func.now()
     await db.flush()
     await events.publish(db, InvoicePaid(invoice_id=invoice.id, user_id=invoice.user_id))
-    if invoice.user_id is not None:
-        await stops.look(db, [invoice.user_id])
 
 
 async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice) -> UUID | None:
@@ -125,7 +129,7 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
         (each.name, each.is_test) == (method.provider, method.test_mode)
         for each in providers.known.values()
     )
-    if method is None or not usable or invoice.attempts > len(DECLINES):
+    if method is None or not usable or await declined(db, invoice, method) > len(DECLINES):
         invoice.next_try_at = datetime.now(UTC) + DECLINES[0]
         return None
     by_paypal = "paypal" in (method.provider, method.kind)
@@ -150,35 +154,49 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
     return await db.scalar(row.returning(Payment.id))
 
 
-async def hear(db: AsyncSession, payment_id: UUID) -> bool:
-    """What has become of a payment for an invoice. Whether the payment is needed."""
+async def declined(db: AsyncSession, invoice: Invoice, method: PaymentMethod) -> int:
+    """How often this method has not paid it; another one begins anew."""
+    failed = select(func.count(Payment.id)).where(
+        Payment.invoice_id == invoice.id,
+        Payment.method_id == method.id,
+        Payment.automatic,
+        Payment.status == Status.FAILED,
+    )
+    return await db.scalar(failed) or 0
+
+
+async def payment_came(db: AsyncSession, payment_id: UUID) -> bool:
+    """Whether the payment is needed: its invoice is settled by it, or staff have to look at it, for
+    it is less than the whole."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
         return True
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
     if invoice.payment_id == payment.id:
         return True
-    if payment.captured < invoice.total or payment.refunded > 0:
-        return True  # less than it takes is for staff to look at
     if invoice.status != InvoiceStatus.OPEN:
         return False
-    await settle(db, invoice, {"payment_id": payment.id})
+    if (
+        payment.currency == invoice.currency
+        and payment.captured - payment.refunded >= invoice.total
+    ):
+        await settle(db, invoice, {"payment_id": payment.id})
     return True
 
 
-async def hear_failure(db: AsyncSession, payment_id: UUID) -> None:
+async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
     """The saved method did not pay: it is tried again some days later, and then not any more."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None or not payment.automatic:
         return
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
-    if invoice.status == InvoiceStatus.OPEN:
-        wait = DECLINES[min(invoice.attempts, len(DECLINES) - 1)]
-        invoice.attempts += 1
-        invoice.next_try_at = datetime.now(UTC) + wait
-        await invoicing.tell(
-            db, invoice, "invoice_declined", reason=(payment.failure_reason or "")[:200]
-        )
+    method = await db.get(PaymentMethod, payment.method_id) if payment.method_id else None
+    if invoice.status != InvoiceStatus.OPEN or method is None:
+        return
+    tries = await declined(db, invoice, method)
+    invoice.next_try_at = datetime.now(UTC) + DECLINES[min(tries, len(DECLINES)) - 1]
+    reason, again = (payment.failure_reason or "")[:200], tries <= len(DECLINES)
+    await invoicing.tell(db, invoice, "invoice_declined", reason=reason, again=again)
 
 
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:

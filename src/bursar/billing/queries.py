@@ -111,8 +111,8 @@ COSTS = text("""
       and opened.user_id = :user_id and opened.month = :month
     where opened.id is not null
       or first_month <= :month and coalesce(last_month, :month) >= :month
-      and (price_plans.user_id = :user_id or tier = :tier
-        or price_plans.user_id is null and tier is null)
+      and (price_plans.user_id = :user_id
+        or price_plans.user_id is null and (tier = :tier or tier is null))
     order by meter, opened.units is null, opened.units = 0, price_plans.user_id is null,
       tier is null
   ) as plan
@@ -248,6 +248,11 @@ async def invoice(
 
 async def is_stopped(db: AsyncSession, user_id: UUID) -> bool:
     return await db.get(UsageStop, user_id) is not None
+
+
+async def has_plans(db: AsyncSession) -> bool:
+    """Whether usage costs anything here."""
+    return await db.scalar(select(PricePlan.id).limit(1)) is not None
 
 
 async def users_of(

@@ -39,7 +39,7 @@ class PriceTier(Wire):
     unit_price: UnitPrice
 
     def stored(self) -> dict[str, Any]:
-        return {"up_to": self.up_to, "unit_price": f"{self.unit_price:f}"}
+        return {"up_to": self.up_to, "unit_price": f"{self.unit_price.normalize():f}"}
 
 
 class PriceTierOut(Wire):
@@ -308,7 +308,6 @@ class InvoiceForStaff(InvoiceFields, StaffWire):
     """An invoice, whose it is, and how collecting it goes."""
 
     user_id: UUID | None
-    attempts: int = Field(description="How often the saved method did not pay it.")
     next_try_at: Moment
     issued_at: Moment
     due_at: Moment
@@ -317,7 +316,7 @@ class InvoiceForStaff(InvoiceFields, StaffWire):
 
     @classmethod
     def of(cls, row: Invoice) -> "InvoiceForStaff":
-        names = ("user_id", "attempts", "next_try_at", "version")
+        names = ("user_id", "next_try_at", "version")
         return cls.model_validate(facts(row) | {name: getattr(row, name) for name in names})
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,6 +25,7 @@ from bursar.billing.models import (
     UsagePeriod,
 )
 from bursar.billing.months import month_of
+from bursar.billing.rules import METERS
 from bursar.core import etag, events
 from bursar.core.database import Role
 from bursar.core.errors import BursarError, InvalidInput
@@ -50,13 +51,23 @@ class InvoicePaid(
     user_id: UUID | None
 
 
+ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtextextended('billing meters', 0))")
+
+
 class MeterExists(BursarError, status=409, code="billing.meter_exists"):
     """There is a meter with this code; meters are never changed, so that what was billed by one
     can be computed again."""
 
 
+class TooManyMeters(BursarError, status=409, code="billing.too_many_meters"):
+    """There are as many meters as there may be; remove one that no plan is for."""
+
+
 async def add_meter(db: AsyncSession, facts: Mapping[str, Any]) -> BillingMeter:
     """What is to be counted."""
+    await db.execute(ONE_AT_A_TIME)
+    if (await db.scalar(select(func.count()).select_from(BillingMeter)) or 0) >= METERS:
+        raise TooManyMeters(f"There may be {METERS} meters; remove one that no plan is for.")
     making = insert(BillingMeter).values(**facts).on_conflict_do_nothing().returning(BillingMeter)
     row = (await db.scalars(making)).one_or_none()
     if row is None:

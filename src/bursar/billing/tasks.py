@@ -1,22 +1,23 @@
 """What billing does by itself: usage is charged each minute, invoices are issued and collected."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import charging, invoicing, paying, queries
+from bursar.billing import charging, invoicing, paying, queries, stops
+from bursar.billing.looks import Look, one_by_one_if_need_be
 from bursar.billing.models import BillingLook, Charging
 from bursar.billing.months import end_of, month_of, moved
-from bursar.billing.rules import AT_ONCE, INVOICE_AFTER_HOURS, MARGIN
-from bursar.core import events, jobs
+from bursar.billing.rules import CUSTOMERS, INVOICE_AFTER_HOURS, MARGIN
+from bursar.core import events, failures, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
 from bursar.core.jobs import Run
+from bursar.core.queue import HoldLost
 from bursar.metering.rules import USAGE_RETENTION_MONTHS
 from bursar.payments import asking
 from bursar.payments.asking import Desk
@@ -25,8 +26,9 @@ from bursar.payments.providers.registry import providers
 from bursar.payments.tasks import give_back as ask_provider
 from bursar.system import queries as system
 
-FIRST = UUID(int=0)
-Bill = Callable[[AsyncSession, Sequence[UUID], str], Awaitable[Any]]
+log = logging.getLogger(__name__)
+
+MOST_INVOICES = 500  # of one run; the next one, five minutes later, goes on
 ONE = "one at a time"
 
 
@@ -47,43 +49,18 @@ async def begin_charging_late(db: AsyncSession, _: dict[str, Any]) -> None:
 async def charge_usage(run: Run) -> None:
     """Charges usage that is paid for as it happens, and what could not be paid before."""
     now = datetime.now(UTC)
-    for back in range(int(run.payload["months"])):
-        await look(run, Charging.AT_ONCE, moved(month_of(now), -back), charging.charge)
-    after = FIRST
-    while True:
-        async with run.transaction() as db:
-            found = await charging.unpaid(db, after, AT_ONCE)
-        for month in sorted({each.month for each in found}):
-            people = [each.user_id for each in found if each.user_id and each.month == month]
-            async with run.transaction() as db:
-                await charging.charge(db, people, month)
-        if not found:
-            return
-        after = found[-1].id
-
-
-async def look(run: Run, kind: Charging, month: str, bill: Bill) -> None:
-    """Bills whose usage of a month has changed since the last look, some of them at a time."""
     async with run.transaction() as db:
-        seen = await db.get(BillingLook, (kind, month), populate_existing=True)
-        since, began = (seen.upto if seen else None), datetime.now(UTC)
-    after = FIRST
-    while True:
-        async with run.transaction() as db:
-            people = await queries.users_of(db, month, since, after, AT_ONCE)
-            if people:
-                await bill(db, people, month)
-            else:
-                await note(db, kind, month, began - MARGIN)
-        if not people:
-            return
-        after = people[-1]
-
-
-async def note(db: AsyncSession, kind: Charging, month: str, upto: datetime) -> None:
-    row = insert(BillingLook).values(charging=kind, month=month, upto=upto)
-    again = row.on_conflict_do_update(index_elements=["charging", "month"], set_={"upto": upto})
-    await db.execute(again)
+        waiting = await charging.unpaid(db)
+        has_plans = await queries.has_plans(db)
+    for month in sorted({each.month for each in waiting}):
+        people = list({each.user_id for each in waiting if each.user_id and each.month == month})
+        for first in range(0, len(people), CUSTOMERS):
+            some = people[first : first + CUSTOMERS]
+            await one_by_one_if_need_be(run, charging.charge, some, month)
+    for back in range(int(run.payload["months"]) if has_plans else 0):
+        await Look(run, Charging.AT_ONCE, moved(month_of(now), -back)).bill(charging.charge)
+    async with run.transaction() as db:
+        await stops.sweep(db)
 
 
 @jobs.cron("20 * * * *", "billing.begin_invoicing")
@@ -107,14 +84,15 @@ async def issue_invoices(run: Run) -> None:
     newest = moved(month_of(now - grace), -1)  # the last month that is over and waited for
     for back in range(months + 1):
         month = moved(newest, -back)
-        if month not in looks or looks[month] + MARGIN < end_of(newest) + grace:
-            await look(run, Charging.MONTHLY, month, invoicing.issue)
+        seen = looks.get(month)
+        if seen is None or seen + MARGIN < end_of(newest) + grace:
+            await Look(run, Charging.MONTHLY, month).bill(invoicing.issue)
 
 
 @jobs.cron("*/5 * * * *", "billing.begin_collecting")
 async def begin_collecting(db: AsyncSession, _: dict[str, Any]) -> None:
     """Looks every five minutes for invoices that can be paid."""
-    if await paying.to_collect(db, FIRST, 1):
+    if await paying.to_collect(db, 1):
         await jobs.enqueue(db, collect_invoices, unique_key=ONE)
 
 
@@ -123,32 +101,39 @@ async def collect_invoices(run: Run) -> None:
     """Takes what open invoices ask for from wallets and saved methods."""
     async with run.transaction() as db:
         desk = Desk(run.transaction, providers(db.info["settings"]))
-    after = FIRST
-    while True:
+        found = await paying.to_collect(db, MOST_INVOICES)
+    for invoice_id in found:
+        await collect_one(run, desk, invoice_id)
+    async with run.transaction() as db:
+        await stops.sweep(db)
+
+
+async def collect_one(run: Run, desk: Desk, invoice_id: UUID) -> None:
+    """One that fails keeps no other waiting."""
+    try:
         async with run.transaction() as db:
-            found = await paying.to_collect(db, after, AT_ONCE)
-        for invoice_id in found:
-            async with run.transaction() as db:
-                payment_id = await paying.collect(db, desk.providers, invoice_id)
-            if payment_id:
-                await asking.create(desk, payment_id)
-        if not found:
-            return
-        after = found[-1]
+            payment_id = await paying.collect(db, desk.providers, invoice_id)
+        if payment_id:
+            await asking.create(desk, payment_id)
+    except HoldLost:
+        raise
+    except Exception as error:
+        told, where = failures.message(error), failures.where(error)
+        log.error("the invoice %s cannot be collected: %s\n%s", invoice_id, told, where)
 
 
-@events.on("payments.completed", subscriber="billing.mark_paid")
+@events.on("payments.completed", "payments.disputed", subscriber="billing.mark_paid")
 async def mark_paid(db: AsyncSession, event: Published) -> None:
-    """An invoice is paid by the payment for it; a second one goes back."""
+    """An invoice is paid by the payment for it; a second one goes back, once nobody contests it."""
     payment_id = event.payload["payment_id"]
-    if not await paying.hear(db, UUID(payment_id)):
+    if not await paying.payment_came(db, UUID(payment_id)):
         await jobs.enqueue(db, give_back, {"payment_id": payment_id}, unique_key=payment_id)
 
 
 @events.on("payments.failed", subscriber="billing.try_later")
 async def try_later(db: AsyncSession, event: Published) -> None:
     """The saved method did not pay an invoice."""
-    await paying.hear_failure(db, UUID(event.payload["payment_id"]))
+    await paying.payment_failed(db, UUID(event.payload["payment_id"]))
 
 
 @jobs.job("billing.give_back", added_by={Role.WORKER})

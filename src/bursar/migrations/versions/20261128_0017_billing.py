@@ -69,6 +69,7 @@ create table price_plans (
   )
 );
 create index ix_price_plans_created_at on price_plans (created_at, id);
+create index ix_price_plans_user_id on price_plans (user_id, tier);
 """
 
 # `units` and `amount` (in the smallest unit of the plan's currency) are what has been billed of the
@@ -87,13 +88,12 @@ create table usage_periods (
   constraint uq_usage_periods_month unique (user_id, meter, month),
   constraint fk_usage_periods_user_id foreign key (user_id)
     references users (id) on delete set null,
-  constraint fk_usage_periods_meter foreign key (meter) references billing_meters (code),
   constraint fk_usage_periods_plan_id foreign key (plan_id) references price_plans (id),
   constraint ck_usage_periods_units check (units >= 0),
   constraint ck_usage_periods_amount check (amount >= 0)
 ) with (fillfactor = 80);
 create index ix_usage_periods_plan_id on usage_periods (plan_id);
-create index ix_usage_periods_unpaid on usage_periods (unpaid_since)
+create index ix_usage_periods_unpaid on usage_periods (id)
   where unpaid_since is not null;
 """
 
@@ -118,13 +118,14 @@ create table invoices (
   operation_id uuid,
   payment_id uuid,
   void_reason varchar,
-  attempts integer not null default 0,
   next_try_at timestamptz not null default now(),
   overdue_mailed_at timestamptz,
   version integer not null default 1,
   updated_at timestamptz not null default now(),
   constraint pk_invoices primary key (id),
   constraint uq_invoices_number unique (year, number),
+  constraint uq_invoices_operation_id unique (operation_id),
+  constraint uq_invoices_payment_id unique (payment_id),
   constraint fk_invoices_user_id foreign key (user_id) references users (id) on delete set null,
   constraint fk_invoices_currency foreign key (currency) references assets (code),
   constraint fk_invoices_operation_id foreign key (operation_id) references operations (id),
@@ -143,8 +144,9 @@ create table invoices (
 create index ix_invoices_user_id on invoices (user_id, issued_at, id);
 create index ix_invoices_issued_at on invoices (issued_at, id);
 create index ix_invoices_status on invoices (status, issued_at, id);
-create index ix_invoices_open on invoices (next_try_at) where status = 'open';
-create index ix_invoices_payment_id on invoices (payment_id) where payment_id is not null;
+create index ix_invoices_month on invoices (month, issued_at, id);
+create index ix_invoices_open on invoices (id) where status = 'open';
+create index ix_invoices_due_at on invoices (due_at) where status = 'open';
 alter table payments add constraint fk_payments_invoice_id
   foreign key (invoice_id) references invoices (id);
 """
@@ -182,12 +184,15 @@ create index ix_usage_charges_invoice_id on usage_charges (invoice_id)
   where invoice_id is not null;
 """
 
-# Up to when changes of a month's usage have been looked at.
+# Up to when changes of a month's usage have been looked at; and the look that is under way: when it
+# began, and at which customer it is.
 LOOKS = """
 create table billing_looks (
   charging varchar not null,
   month char(7) not null,
-  upto timestamptz not null,
+  upto timestamptz,
+  began timestamptz,
+  after uuid,
   constraint pk_billing_looks primary key (charging, month)
 );
 """
