@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bursar.keys import secret
 from tests.accounts.people import actions, mails, rows, run_jobs
 from tests.conftest import Live
-from tests.keys.keyholders import KEYS, code, key_of, service_key, set_terms
+from tests.keys.keyholders import API, KEYS, code, key_of, service_key, set_terms
 from tests.wallets.purses import move_in, refused
 
 LEAKS = f"{KEYS}/leaks"
@@ -44,6 +44,31 @@ async def test_whoever_shows_a_key_may_end_it(live_db: Live) -> None:
     assert carl.key not in mail.words.text
     assert (await send(live_db, report(carl.key))).status_code == 200
     assert len(await actions(live_db, carl.id)) == 2
+
+
+async def test_of_a_services_key_the_owners_are_told(live_db: Live) -> None:
+    await move_in(live_db)
+    staff = """insert into admin_users (email, name, role, status)
+      values ($1, 'Somebody', $2, $3)"""
+    for name, role, status in (
+        ("olivia", "owner", "active"),
+        ("oscar", "owner", "suspended"),
+        ("sue", "support", "active"),
+    ):
+        await rows(live_db, staff, f"{name}@example.com", role, status)
+    shop = await service_key(live_db)
+    answer = await send(live_db, report(shop.key))
+    assert [each["label"] for each in answer.json()] == ["true_positive"]
+    async with live_db.api(**shop.headers) as api:
+        await live_db.app.state.keyring.look()
+        verifying = await api.post(f"{API}/keys/verify", json={"key": "x", "endpoint": "/"})
+    assert verifying.status_code == 401
+    await run_jobs(live_db)
+    [mail] = await mails(live_db, "olivia@example.com")
+    assert mail.words
+    assert shop.key not in mail.words.text
+    for other in ("oscar", "sue", "carl"):
+        assert await mails(live_db, f"{other}@example.com") == []
 
 
 async def test_a_signature_is_demanded_where_a_public_key_is_set(live_db: Live) -> None:

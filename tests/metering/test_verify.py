@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
@@ -17,6 +18,7 @@ from tests.conftest import Live
 from tests.keys.keyholders import (
     API,
     KEYS,
+    Held,
     ask,
     assert_sums_hold,
     code,
@@ -86,6 +88,27 @@ async def test_what_is_no_key_is_told_without_the_database(live_db: Live, key: s
     live_db.database.url = live_db.database.url.set(database="there_is_no_such_database")
     answer = await ask(live_db, shop, key)
     assert (answer.status_code, answer.json()["code"]) == (200, "UNKNOWN")
+
+
+async def test_what_is_warm_takes_one_round_trip(
+    live_db: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await move_in(live_db)
+    shop, carl = await service_key(live_db), await key_of(live_db)
+    await verify(live_db, shop, carl)
+    asked: list[str] = []
+    for name in ("fetch", "fetchrow", "fetchval", "execute"):
+        real = getattr(asyncpg.Connection, name)
+
+        async def heard(self: Any, query: str, *facts: Any, real: Any = real, **how: Any) -> Any:
+            asked.append(query)
+            return await real(self, query, *facts, **how)
+
+        monkeypatch.setattr(asyncpg.Connection, name, heard)
+    await verify(live_db, shop, carl, event_id="warm")
+    assert len(asked) == 1, asked
+    await verify(live_db, shop, Held("", carl.key[:-1]))
+    assert len(asked) == 1, asked
 
 
 async def test_a_key_that_was_made_up_with_a_checksum_is_unknown(live_db: Live) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
+from bursar.accounts.models import Status, User
 from bursar.auth.actor import Actor, Kind
 from bursar.auth.scopes import KeyScope
 from bursar.core.database import WORKER, Database
@@ -43,35 +44,41 @@ DAYS, AT_ONCE = 35, 1000
 
 
 async def add_keys(db: AsyncSession) -> int:
-    """All of them or none, so that a second time finds them there."""
+    """All of them or none, so that a second time finds them there; whoever has left gets none."""
     if await db.scalar(select(ApiKey.id).where(ApiKey.name == SERVICE)) is None:
         scopes = [KeyScope.KEYS_VERIFY.value, KeyScope.USAGE_INGEST.value]
         await keys.make_service(db, {"name": SERVICE, "scopes": scopes})
         for email, name, facts, _ in HOLDERS:
-            await keys.make(db, await customer(db, email), {"name": name, **facts})
-        old = await keys.make(db, await customer(db, REPLACED[0]), {"name": REPLACED[1]})
-        await keys.revoke(db, old.row.id, reason="replaced")
+            await add_key(db, email, {"name": name, **facts})
+        if old := await add_key(db, REPLACED[0], {"name": REPLACED[1]}):
+            await keys.revoke(db, old.row.id, reason="replaced")
     return len(HOLDERS) + 2
 
 
-async def customer(db: AsyncSession, email: str) -> UUID:
-    found = await accounts.by_email(db, Kind.CUSTOMER, email)
-    if found is None:
-        raise LookupError(f"the demo data has no customer {email}")
-    return found.id
+async def add_key(db: AsyncSession, email: str, facts: dict[str, Any]) -> keys.Made | None:
+    user = await accounts.by_email(db, Kind.CUSTOMER, email)
+    if user is None or user.status != Status.ACTIVE:
+        return None
+    return await keys.make(db, user.id, facts)
+
+
+Held = dict[tuple[str, str], tuple[UUID, UUID]]  # address and name: the customer, the key
 
 
 async def report(database: Database) -> None:
     """As the service would have; what a crash has cut off is sent again, and counted once."""
     async with database.transaction(WORKER) as db:
         service_id = await db.scalar(select(ApiKey.id).where(ApiKey.name == SERVICE))
-        query = select(ApiKey.name, ApiKey.user_id, ApiKey.id)
-        query = query.where(ApiKey.name.in_([name for _, name, *_ in HOLDERS]))
-        found = await db.execute(query)
-        held = {name: (user_id, key_id) for name, user_id, key_id in found if user_id}
-        last, _ = held[HOLDERS[-1][1]]
-        known = await db.scalar(select(MonthlyUsage.month).where(MonthlyUsage.user_id == last))
-    if known is not None:
+        query = select(User.email, ApiKey.name, User.id, ApiKey.id).join_from(
+            ApiKey, User, User.id == ApiKey.user_id
+        )
+        found = await db.execute(query.where(User.email.in_([email for email, *_ in HOLDERS])))
+        held: Held = {(email, name): (user, key) for email, name, user, key in found}
+        last = held.get(HOLDERS[-1][:2])
+        known = last and await db.scalar(
+            select(MonthlyUsage.month).where(MonthlyUsage.user_id == last[0])
+        )
+    if service_id is None or last is None or known is not None:
         return
     service = Actor(Kind.KEY, service_id, key_scopes=frozenset({KeyScope.USAGE_INGEST}))
     made = list(calls(held, datetime.now(UTC)))
@@ -79,11 +86,12 @@ async def report(database: Database) -> None:
         await events.report(database, service, made[first : first + AT_ONCE])
 
 
-def calls(held: dict[str, tuple[UUID, UUID]], now: datetime) -> Iterator[Event]:
+def calls(held: Held, now: datetime) -> Iterator[Event]:
     """Fewer on Sundays, more of late, and in daytime; the same ones whenever they are made."""
     chance = Random(35)  # noqa: S311 - nobody has to be unable to guess it
     routes = [endpoint for endpoint in ENDPOINTS for _ in range(endpoint[1])]
-    for _, name, _, a_day in HOLDERS:
+    for email, name, _, a_day in HOLDERS:
+        holder = held.get((email, name))
         for days_ago in range(DAYS, -1, -1):
             day = (now - timedelta(days=days_ago)).replace(hour=0, minute=0, second=0)
             trend = 1.2 - days_ago / 100
@@ -99,5 +107,5 @@ def calls(held: dict[str, tuple[UUID, UUID]], now: datetime) -> Iterator[Event]:
                     "units": 1,
                     "timestamp": moment,
                 }
-                if moment < now:
-                    yield Event(facts, f"demo {name} {days_ago} {n}", *held[name])
+                if moment < now and holder:
+                    yield Event(facts, f"demo {name} {days_ago} {n}", *holder)

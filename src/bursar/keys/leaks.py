@@ -17,8 +17,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import letters
-from bursar.accounts.models import User
+from bursar.accounts.models import AdminUser, StaffStatus, User
 from bursar.audit import service as audit
+from bursar.auth.permissions import StaffRole
 from bursar.core.errors import BursarError
 from bursar.core.mail_settings import is_address
 from bursar.keys import secret
@@ -29,6 +30,7 @@ from bursar.system.catalogue import setting
 
 MOST_REPORTS = 100  # in one request
 PLACE_LENGTH = 200
+MOST_OWNERS = 20
 
 LEAKS_PUBLIC_KEY = setting(
     "leaks_public_key",
@@ -86,6 +88,17 @@ async def revoke_one(db: AsyncSession, row: ApiKey, place: str | None) -> None:
     after = {"status": KeyStatus.REVOKED, "reason": "leaked", "found_at": place}
     before = {"status": KeyStatus.ACTIVE}
     await audit.record(db, "keys.revoked", "api_key", row.id, before=before, after=after)
-    user = await db.get(User, row.user_id) if row.user_id else None
-    if user and user.is_reachable and is_address(user.email):
-        await letters.send(db, "key_leaked", user, key_name=row.name, masked=row.masked)
+    for person in await answerable(db, row):
+        if is_address(person.email):
+            await letters.send(db, "key_leaked", person, key_name=row.name, masked=row.masked)
+
+
+async def answerable(db: AsyncSession, row: ApiKey) -> Sequence[User | AdminUser]:
+    """The customer whose key it is; of a service's the owners of the company, whose API stands
+    still without it."""
+    if row.user_id is None:
+        active = (AdminUser.role == StaffRole.OWNER, AdminUser.status == StaffStatus.ACTIVE)
+        query = select(AdminUser).where(*active).order_by(AdminUser.id)
+        return (await db.scalars(query.limit(MOST_OWNERS))).all()
+    user = await db.get(User, row.user_id)
+    return [user] if user and user.is_reachable else []

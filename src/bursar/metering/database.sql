@@ -120,23 +120,27 @@ language sql immutable parallel safe
 return array[1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000,
   3000, 5000, 10000, 30000];
 
+-- Written out: it is worked out for every row that is summed up, and a loop takes ten times as long.
 create or replace function add_latencies(one bigint[], other bigint[]) returns bigint[]
 language sql immutable parallel safe
-return (
-  select array_agg(coalesce(a, 0) + coalesce(b, 0) order by place)
-  from unnest(one, other) with ordinality as both_sides (a, b, place)
-);
+return array[
+  coalesce(one[1], 0) + coalesce(other[1], 0), coalesce(one[2], 0) + coalesce(other[2], 0),
+  coalesce(one[3], 0) + coalesce(other[3], 0), coalesce(one[4], 0) + coalesce(other[4], 0),
+  coalesce(one[5], 0) + coalesce(other[5], 0), coalesce(one[6], 0) + coalesce(other[6], 0),
+  coalesce(one[7], 0) + coalesce(other[7], 0), coalesce(one[8], 0) + coalesce(other[8], 0),
+  coalesce(one[9], 0) + coalesce(other[9], 0), coalesce(one[10], 0) + coalesce(other[10], 0),
+  coalesce(one[11], 0) + coalesce(other[11], 0), coalesce(one[12], 0) + coalesce(other[12], 0),
+  coalesce(one[13], 0) + coalesce(other[13], 0), coalesce(one[14], 0) + coalesce(other[14], 0),
+  coalesce(one[15], 0) + coalesce(other[15], 0), coalesce(one[16], 0) + coalesce(other[16], 0),
+  coalesce(one[17], 0) + coalesce(other[17], 0), coalesce(one[18], 0) + coalesce(other[18], 0),
+  coalesce(one[19], 0) + coalesce(other[19], 0), coalesce(one[20], 0) + coalesce(other[20], 0),
+  coalesce(one[21], 0) + coalesce(other[21], 0), coalesce(one[22], 0) + coalesce(other[22], 0),
+  coalesce(one[23], 0) + coalesce(other[23], 0), coalesce(one[24], 0) + coalesce(other[24], 0),
+  coalesce(one[25], 0) + coalesce(other[25], 0)
+];
 create or replace aggregate sum_latencies (bigint[]) (
   sfunc = add_latencies, stype = bigint[], initcond = '{}'
 );
-
--- How many response times lie in which part.
-create or replace function count_latencies(parts integer[]) returns bigint[]
-language sql immutable parallel safe
-return case when parts is null then array_fill(0::bigint, array[25]) else array(
-  select count(each) from generate_series(0, 24) as part
-  left join unnest(parts) as each on each = part group by part order by part
-) end;
 
 -- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
 -- here and what a recount of the events finds cannot differ.
@@ -147,7 +151,21 @@ begin
     select user_id, hour, day, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day,
       count(*) as requests, sum(units)::bigint as units, count(part) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      count_latencies(array_agg(part) filter (where part is not null)) as latencies
+      array[
+        count(*) filter (where part = 0), count(*) filter (where part = 1),
+        count(*) filter (where part = 2), count(*) filter (where part = 3),
+        count(*) filter (where part = 4), count(*) filter (where part = 5),
+        count(*) filter (where part = 6), count(*) filter (where part = 7),
+        count(*) filter (where part = 8), count(*) filter (where part = 9),
+        count(*) filter (where part = 10), count(*) filter (where part = 11),
+        count(*) filter (where part = 12), count(*) filter (where part = 13),
+        count(*) filter (where part = 14), count(*) filter (where part = 15),
+        count(*) filter (where part = 16), count(*) filter (where part = 17),
+        count(*) filter (where part = 18), count(*) filter (where part = 19),
+        count(*) filter (where part = 20), count(*) filter (where part = 21),
+        count(*) filter (where part = 22), count(*) filter (where part = 23),
+        count(*) filter (where part = 24)
+      ] as latencies
     from (
       select user_id, endpoint, units, response_time_ms,
         date_trunc('hour', timestamp, 'UTC') as hour, (timestamp at time zone 'UTC')::date as day,

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
+
+import orjson
 
 from bursar.core.database import WORKER, Database
 from bursar.core.errors import BursarError
 from bursar.core.wire import as_json
 
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)
-SETTLE = "select settle_usage($2::text::jsonb) as told"
+SETTLE = "select settle_usage($2::text::jsonb)::text as told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def said(told: str) -> Told:
 
 async def settle(database: Database, asked: Sequence[CallOutcome | BursarError]) -> list[Told]:
     """Keeps each outcome once, and answers what became of each, in their order."""
-    rows: list[dict[str, Any]] = [
+    rows = [
         {
             "n": n,
             "id": each.usage_id,
@@ -59,15 +60,22 @@ async def settle(database: Database, asked: Sequence[CallOutcome | BursarError])
         for n, each in enumerate(asked)
         if isinstance(each, CallOutcome) and (moment := moment_of(each.usage_id))
     ]
-    told: dict[int, str] = {}
+    found: dict[str, str] = {}
     if rows:
         row = await database.fetch_one(WORKER, SETTLE, as_json(rows).decode())
         assert row is not None  # noqa: S101 - a function answers one row
-        told = dict(zip((each["n"] for each in rows), row["told"], strict=True))
-    return [
-        each if isinstance(each, BursarError) else said(told.get(n, "unknown"))
-        for n, each in enumerate(asked)
-    ]
+        found = orjson.loads(row["told"])
+    told, first = list[Told](), dict[tuple[UUID, UUID], int]()
+    for n, each in enumerate(asked):
+        if isinstance(each, BursarError):
+            told.append(each)
+            continue
+        outcome = found.get(str(n), "unknown")
+        before = first.setdefault((each.user_id, each.usage_id), n)
+        if outcome == "recorded" and before != n:  # the first one of this call stands
+            outcome = "duplicate" if asked[before] == each else "known"
+        told.append(said(outcome))
+    return told
 
 
 def moment_of(usage_id: UUID) -> datetime | None:

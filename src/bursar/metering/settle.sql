@@ -1,15 +1,16 @@
 -- What became of calls that were counted before they were made: filled in once, nothing counted again.
 
--- What becomes of each, in their order: 'recorded', 'duplicate' (the call has this very outcome),
--- 'known' (it has another one, which stands) or 'unknown' (no such call was counted, or its month has
--- been dropped). Whoever counts for a customer waits meanwhile, as for each other.
-create or replace function settle_usage(outcomes jsonb) returns text[]
+-- What becomes of each, by its number: 'recorded', 'duplicate' (the call has this very outcome) or 'known'
+-- (it has another one, which stands). Left out is what names no call that is kept. Of several outcomes
+-- of one call the first counts, though each of them is answered as if it were alone. Whoever counts for
+-- a customer waits meanwhile, as for each other.
+create or replace function settle_usage(outcomes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set jit = off set plan_cache_mode = force_generic_plan
 -- One by one by their key, however few calls there were when it was planned.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
-  told text[];
+  told jsonb;
 begin
   perform lock_meters(array(
     select id from users where id in (
@@ -19,34 +20,23 @@ begin
       timestamp timestamptz, status_code smallint, response_time_ms integer, error_message text)
   ), earliest as materialized (
     select distinct on (user_id, id) * from said order by user_id, id, n
-  ), before as materialized (
-    select usage.user_id, usage.id, usage.status_code, usage.response_time_ms,
-      usage.error_message::text
-    from earliest join usage on usage.user_id = earliest.user_id
-      and usage.timestamp = earliest.timestamp and usage.id = earliest.id
   ), settled as (
     update usage set status_code = earliest.status_code,
       response_time_ms = earliest.response_time_ms, error_message = earliest.error_message
     from earliest where usage.user_id = earliest.user_id
       and usage.timestamp = earliest.timestamp and usage.id = earliest.id
       and usage.status_code is null and usage.response_time_ms is null
-    returning usage.user_id, usage.id, earliest.n
   )
-  select array_agg(case
-      when before.id is null then 'unknown'
-      when settled.n = said.n then 'recorded'
-      when (said.status_code, said.response_time_ms, said.error_message) is not distinct from (
-        case when settled.n is null then (before.status_code, before.response_time_ms,
-          before.error_message) else (earliest.status_code, earliest.response_time_ms,
-          earliest.error_message) end) then 'duplicate'
+  select jsonb_object_agg(said.n, case
+      when usage.status_code is null and usage.response_time_ms is null then 'recorded'
+      when (said.status_code, said.response_time_ms, said.error_message) is not distinct from
+        (usage.status_code, usage.response_time_ms, usage.error_message::text) then 'duplicate'
       else 'known'
-    end order by said.n)
+    end)
   into told
-  from said
-  join earliest on earliest.user_id = said.user_id and earliest.id = said.id
-  left join before on before.user_id = said.user_id and before.id = said.id
-  left join settled on settled.user_id = said.user_id and settled.id = said.id;
-  return told;
+  from said join usage on usage.user_id = said.user_id and usage.timestamp = said.timestamp
+    and usage.id = said.id;
+  return coalesce(told, '{}');
 end $$;
 revoke execute on function settle_usage(jsonb) from public;
 grant execute on function settle_usage(jsonb) to worker_user;
@@ -85,7 +75,21 @@ begin
     select user_id, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day, hour, day,
       count(*) as requests, sum(units)::bigint as units, count(part) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      count_latencies(array_agg(part) filter (where part is not null)) as latencies
+      array[
+        count(*) filter (where part = 0), count(*) filter (where part = 1),
+        count(*) filter (where part = 2), count(*) filter (where part = 3),
+        count(*) filter (where part = 4), count(*) filter (where part = 5),
+        count(*) filter (where part = 6), count(*) filter (where part = 7),
+        count(*) filter (where part = 8), count(*) filter (where part = 9),
+        count(*) filter (where part = 10), count(*) filter (where part = 11),
+        count(*) filter (where part = 12), count(*) filter (where part = 13),
+        count(*) filter (where part = 14), count(*) filter (where part = 15),
+        count(*) filter (where part = 16), count(*) filter (where part = 17),
+        count(*) filter (where part = 18), count(*) filter (where part = 19),
+        count(*) filter (where part = 20), count(*) filter (where part = 21),
+        count(*) filter (where part = 22), count(*) filter (where part = 23),
+        count(*) filter (where part = 24)
+      ] as latencies
     from (
       select *, date_trunc('hour', timestamp, 'UTC') as hour,
         (timestamp at time zone 'UTC')::date as day
