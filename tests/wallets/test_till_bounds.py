@@ -1,6 +1,7 @@
 """The till takes no more than it can carry, and ends what it took before it closes."""
 
 import asyncio
+import os
 import time
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ from bursar.core.database_errors import DatabaseUnavailable, OutcomeUnknown
 from bursar.core.errors import InvalidInput
 from bursar.wallets import till
 from bursar.wallets.ledger import Outcome, Request
-from bursar.wallets.till import Till, TillClosed, TillFull
+from bursar.wallets.till import Till, TillClosed, TillFull, usual_lanes
 from tests.conftest import Live
 from tests.wallets.till_world import (
     CONNECTED,
@@ -135,3 +136,13 @@ async def test_close_does_not_wait_for_ever(live_db: Live, monkeypatch: pytest.M
 async def test_lanes_divide_the_shards(live_db: Live) -> None:
     with pytest.raises(ValueError, match="3 lanes"):
         Till(live_db.database, lanes=3)
+
+
+@pytest.mark.parametrize(
+    ("processors", "lanes"), [(None, 2), (1, 2), (2, 2), (3, 2), (4, 4), (96, 16)]
+)
+def test_as_many_lanes_as_processors_but_two(
+    monkeypatch: pytest.MonkeyPatch, processors: int | None, lanes: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert usual_lanes() == lanes

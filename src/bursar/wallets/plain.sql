@@ -11,8 +11,11 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
   most constant numeric := 9223372036854775807;
-  -- One random number for all: a number of its own would cost each of them a call of the system.
-  ids constant text := left(uuid7()::text, 32);
+  -- One random number for all, and a number within it: one of its own would cost each a call of the
+  -- system. Its end stays random, because lanes and shards are chosen by the last digit of an id.
+  pattern constant text := uuid7()::text;
+  head constant text := left(pattern, 24);
+  tail constant text := right(pattern, 8);
   outcomes jsonb[];
 begin
   with standing as materialized (
@@ -21,7 +24,7 @@ begin
   ), present as materialized (
     select greatest(clock_timestamp(), max(moved_at)) as moment from standing
   ), asked as materialized (
-    select l.*, (ids || lpad(to_hex(op), 4, '0'))::uuid as id,
+    select l.*, (head || lpad(to_hex(op), 4, '0') || tail)::uuid as id,
       row_number() over debits as debit_step, sum(amount) over debits as debit_moved,
       row_number() over credits as credit_step, sum(amount) over credits as credit_moved
     from unnest(legs) as l
@@ -31,7 +34,7 @@ begin
     select asked.*, debtor.held,
       debtor.seq + debit_step as debit_seq, debtor.posted - debit_moved as debit_after,
       creditor.seq + credit_step as credit_seq, creditor.posted + credit_moved as credit_after,
-      debtor.posted - debtor.held + debtor.overdraft::numeric >= debit_moved as covered,
+      debtor.posted::numeric - debtor.held + debtor.overdraft >= debit_moved as covered,
       debtor.asset = asked.asset and creditor.asset = asked.asset
         and debtor.status = 'open' and creditor.status <> 'closed'
         and debtor.posted - debit_moved >= - most and debtor.spent + debit_moved <= most

@@ -13,6 +13,7 @@ Queues are bounded: who finds one full is told so at once.
 
 import asyncio
 import logging
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -72,11 +73,20 @@ class TillClosed(BursarError, status=503, code="wallet.till_closed"):
         return cls("This server is stopping; try again.", headers={"Retry-After": "1"})
 
 
+def usual_lanes() -> int:
+    """As many as there are processors, but two: nobody waits for a wallet of the other lane. More
+    only make smaller batches, and each statement has its price (bench/charges.py)."""
+    return min(SHARDS, 1 << max(1, (os.cpu_count() or 1).bit_length() - 1))
+
+
 class Till:
     """One per process. An outcome is answered only after its commit."""
 
-    def __init__(self, database: Database, *, lanes: int = 4, most_waiting: int = 4096) -> None:
+    def __init__(
+        self, database: Database, *, lanes: int | None = None, most_waiting: int = 4096
+    ) -> None:
         """`most_waiting` is for each lane; the number of lanes divides that of the shards."""
+        lanes = usual_lanes() if lanes is None else lanes
         if lanes < 1 or SHARDS % lanes:
             raise ValueError(f"{lanes} lanes would share shards: take 1, 2, 4, 8 or 16")
         self.database = database
