@@ -138,7 +138,7 @@ async def test_two_collectors_take_it_once(live_db: Live) -> None:
 
     async def once() -> None:
         async with live_db.database.transaction(WORKER) as db:
-            [its_id] = await paying.to_collect(db, tasks.FIRST, 10) or [UUID(int=1)]
+            [its_id] = await paying.to_collect(db, 10) or [UUID(int=1)]
             with suppress(NotFound):  # another one was first
                 await paying.collect(db, providers(live_db.settings), its_id)
 

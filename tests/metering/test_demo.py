@@ -30,12 +30,12 @@ async def test_it_is_loaded_once(live_db: Live) -> None:
 
 async def test_it_minds_no_change_of_what_it_made(live_db: Live) -> None:
     """Whoever starts it again has perhaps renamed a key, or closed an account."""
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     await rows(live_db, "update api_keys set name = 'mine'")
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     await rows(live_db, "delete from api_keys")
     await rows(live_db, "update users set status = 'suspended' where email like 'jun%'")
-    await demo.load(live_db.database)
+    await company.load(live_db.database)
     names = [row[0] for row in await rows(live_db, "select name from api_keys")]
     assert len(names) == 8
     assert "Price watch" not in names

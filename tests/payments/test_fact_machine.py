@@ -105,13 +105,14 @@ class FactMachine(RuleBasedStateMachine):
         self.facts: list[Fact] = []
         self.customer = uuid4()
         self.run(move_in(self.live, self.customer))
+        self.service = self.run(tills.service(self.live))
         self.run(fund(self.live, self.customer, START))
         self.before = self.run(tills.company(self.live))
         self.begin(20, "top_up")
 
-    @rule(amount=st.integers(5, 20), purpose=st.sampled_from(["top_up", "top_up", "invoice"]))
+    @rule(amount=st.integers(5, 20), purpose=st.sampled_from(["top_up", "top_up", "service"]))
     def begin(self, amount: int, purpose: str) -> None:
-        about = {"invoice_id": uuid4()} if purpose == "invoice" else {}
+        about = {"service_id": self.service} if purpose == "service" else {}
         made = tills.intend(self.live, self.customer, amount, purpose=purpose, **about)
         self.truths.append(Truth(self.run(made), amount, purpose))
 
@@ -174,7 +175,7 @@ class FactMachine(RuleBasedStateMachine):
         amount=amounts,
         part=st.integers(0, 4),
         won=st.booleans(),
-        purpose=st.sampled_from(["top_up", "invoice"]),
+        purpose=st.sampled_from(["top_up", "service"]),
     )
     def dispute_that_takes_back(self, amount: int, part: int, won: bool, purpose: str) -> None:
         """The provider reverses what is contested, and tells that and its decision in any order:
@@ -228,7 +229,7 @@ class FactMachine(RuleBasedStateMachine):
         assert may
         return asked.id
 
-    @rule(purpose=st.sampled_from(["top_up", "invoice"]))
+    @rule(purpose=st.sampled_from(["top_up", "service"]))
     def refund_that_comes_back(self, purpose: str) -> None:
         """Of which we hear nothing for a while, and then in any order."""
         self.begin(20, purpose)
@@ -301,7 +302,7 @@ class FactMachine(RuleBasedStateMachine):
         self.run(self.compare())
 
     async def compare(self) -> None:
-        top_ups = invoices = returned = 0
+        top_ups = services = returned = 0
         for truth in self.truths:
             captured = truth.amount if truth.captured else 0
             should = (truth.status, Decimal(captured), Decimal(truth.refunded))
@@ -314,10 +315,10 @@ class FactMachine(RuleBasedStateMachine):
             if truth.purpose == "top_up":
                 top_ups += rest
             else:  # what was on its way to the customer and came back is the customer's
-                invoices += rest - truth.returned
+                services += rest - truth.returned
                 returned += truth.returned
         assert await balance_of(self.live, self.customer) == START + top_ups + returned
-        await self.compare_company(top_ups + invoices + returned, invoices)
+        await self.compare_company(top_ups + services + returned, services)
 
     async def compare_company(self, clearing: int, revenue: int) -> None:
         now = await tills.company(self.live)

@@ -37,7 +37,7 @@ FORGED = [
     "update payments set amount = 40",
     "update payments set currency = 'POINTS'",
     "update payments set provider = 'demo', test_mode = true",
-    "update payments set purpose = 'invoice', invoice_id = uuid7() where captured > 0",
+    "update payments set purpose = 'service', service_id = uuid7() where captured > 0",
     "update payments set user_id = uuid7()",
     "update payments set created_at = now() - interval '1 year'",
     "update payments set stripe_payment_intent_id = 'pi_x' where captured > 0",

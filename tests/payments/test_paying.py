@@ -145,7 +145,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"amount": "0.99"}, "payments.top_up_limit"),
     ({"amount": 10001}, "payments.top_up_limit"),
     ({"appointment_id": str(CARL.id)}, "not_found"),
-    ({"invoice_id": str(CARL.id)}, "invalid_input"),
+    ({"invoice_id": str(CARL.id)}, "not_found"),
     ({"service_id": str(CARL.id), "training_id": str(CARL.id)}, "invalid_input"),
     ({"method_id": str(CARL.id)}, "payments.unknown_method"),
     ({"description": "card 4242 4242 4242 4242"}, "payments.card_number"),

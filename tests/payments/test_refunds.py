@@ -7,7 +7,7 @@ from bursar.core.database import WORKER
 from bursar.payments import tasks
 from tests.accounts.people import actions, rows
 from tests.payments.shop import Shop
-from tests.payments.tills import company, intend, state
+from tests.payments.tills import company, intend, service, state
 from tests.wallets.purses import balance_of, charge, freeze, refused
 from tests.world import CARL, DORA, OLIVIA, SUE
 
@@ -151,8 +151,8 @@ async def test_only_staff_refund(shop: Shop) -> None:
 
 async def test_what_was_paid_for_something_may_go_to_the_wallet(shop: Shop) -> None:
     payment = await intend(
-        shop.live, CARL, 20, purpose="invoice", invoice_id=CARL.id, payment_method="cash",
-        provider="manual",
+        shop.live, CARL, 20, purpose="service", service_id=await service(shop.live),
+        payment_method="cash", provider="manual",
     )  # fmt: skip
     confirmed = await shop.post(OLIVIA, f"/api/v1/admin/payments/{payment}/confirmation")
     assert confirmed.json()["status"] == "completed"

@@ -19,6 +19,7 @@ from tests.payments.tills import (
     intend,
     refunded,
     row_of,
+    service,
     state,
     tell,
 )
@@ -42,7 +43,7 @@ async def test_what_was_captured_is_in_the_wallet(live_db: Live) -> None:
 
 async def test_what_is_paid_for_something_is_revenue(live_db: Live) -> None:
     await move_in(live_db)
-    payment = await intend(live_db, CARL, 20, purpose="invoice", invoice_id=CARL.id)
+    payment = await intend(live_db, CARL, 20, purpose="service", service_id=await service(live_db))
     await tell(live_db, captured(payment, 20))
     assert await balance_of(live_db, CARL) == 0
     assert await company(live_db) == {"clearing": -20, "revenue": 20}
@@ -327,7 +328,7 @@ async def test_a_dispute_that_is_told_backwards(live_db: Live) -> None:
 
 async def test_a_dispute_about_what_went_back_already_counts_the_rest(live_db: Live) -> None:
     await move_in(live_db)
-    payment = await intend(live_db, DORA, 20, purpose="invoice", invoice_id=DORA.id)
+    payment = await intend(live_db, DORA, 20, purpose="service", service_id=await service(live_db))
     opened = fact(payment, What.DISPUTE_OPENED, "dp_1", 20)
     lost = fact(payment, What.DISPUTE_LOST, "dp_1", 20)
     await tell(live_db, captured(payment, 20), refunded(payment, "re_1", 5), opened)

@@ -18,6 +18,7 @@ from tests.payments.tills import (
     intend,
     refunded,
     row_of,
+    service,
     state,
     tell,
 )
@@ -117,7 +118,7 @@ async def test_a_refund_that_may_be_ours_waits_for_our_answer(live_db: Live) -> 
 async def test_a_refund_that_failed_before_it_was_done(live_db: Live, *, shut: bool) -> None:
     """Told backwards, it ends as if it had been told in order: the customer has the money."""
     await move_in(live_db)
-    payment = await intend(live_db, CARL, 20, purpose="invoice", invoice_id=CARL.id)
+    payment = await intend(live_db, CARL, 20, purpose="service", service_id=await service(live_db))
     await tell(live_db, captured(payment, 20))
     async with live_db.database.transaction(WORKER) as db:
         ours, _ = await refunds.request(db, payment, Decimal(5))

@@ -33,6 +33,14 @@ async def intend(live: Live, who: Customer, amount: Any = 20, **given: Any) -> U
         return payment.id
 
 
+async def service(live: Live) -> UUID:
+    """Something else than the wallet that money may be for: `purpose="service", service_id=…`."""
+    made = "insert into services (name, price, duration_minutes) values ('Tea', 20, 5) returning id"
+    [row] = await rows(live, made)
+    found: UUID = row["id"]
+    return found
+
+
 def fact(payment_id: UUID, what: What, object_id: str, amount: Any = None, **more: Any) -> Fact:
     return Fact(
         what,

@@ -30,7 +30,7 @@ STOP_UNPAID = setting(
 
 CUSTOMERS = 25  # in one transaction: all who charge wait for each other at the company's accounts
 METERS = 40  # so many there may be: of all customers of a transaction no more than one post() takes
-TURNS = 200  # of one run; the next one goes on where it ended
+TURNS = 1000  # of one run; the next one goes on where it ended
 MARGIN = timedelta(minutes=10)  # longer than any transaction that writes usage
 DECLINES = (timedelta(days=1), timedelta(days=3), timedelta(days=7))
 """How long after each payment of an invoice that did not work the method is tried again; after

@@ -63,9 +63,9 @@ async def charge_usage(run: Run) -> None:
         await stops.sweep(db)
 
 
-@jobs.cron("20 * * * *", "billing.begin_invoicing")
+@jobs.cron("*/5 * * * *", "billing.begin_invoicing")
 async def begin_invoicing(db: AsyncSession, _: dict[str, Any]) -> None:
-    """Has the months invoiced that are over, each hour; each month is looked at once a month."""
+    """Has the months invoiced that are over, each once a month; looks every five minutes."""
     await jobs.enqueue(db, issue_invoices, unique_key=ONE)
 
 
