@@ -115,7 +115,7 @@ async def test_export_has_everything_and_no_secret(live_db: Live) -> None:
     assert body["user"]["email"] == carl.email
     assert set(body) == {
         "exported_at", "user", "preferences", "identities", "sessions", "wallets", "rewards",
-        "bookings", "api_keys", "usage",
+        "bookings", "api_keys", "usage", "payments", "billing",
     }  # fmt: skip
     assert '"balance":0.000000,' in taken.text  # a number with its digits, as everywhere
     assert len(body["sessions"]) == 1

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import queries as accounts
 from bursar.core.errors import BursarError
 from bursar.core.paging import Order, Page, PageQuery, fetch
 from bursar.payments.models import (
@@ -17,6 +19,7 @@ from bursar.payments.models import (
     Method,
     Payment,
     PaymentAudit,
+    PaymentMethod,
     Refund,
     RefundStatus,
     Status,
@@ -143,3 +146,23 @@ SUMMARY = text("""
 async def summary(db: AsyncSession) -> Sequence[Summed]:
     """A customer's own, or for staff all of them."""
     return [Summed(*row) for row in await db.execute(SUMMARY)]
+
+
+@accounts.keeps_personal_data("payments")
+async def personal_data(db: AsyncSession, user_id: UUID) -> dict[str, Any]:
+    """What they have paid, and the ways to pay that they have saved."""
+    payments = select(Payment).where(Payment.user_id == user_id)
+    methods = select(PaymentMethod).where(PaymentMethod.user_id == user_id)
+    paid = ("id", "amount", "currency", "payment_method", "status", "purpose", "description",
+            "reference", "captured", "refunded", "created_at")  # fmt: skip
+    saved = ("kind", "brand", "last_four", "exp_month", "exp_year", "created_at")
+    newest = payments.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(COUNT_TO)
+    oldest_first = methods.order_by(PaymentMethod.created_at, PaymentMethod.id)
+    return {
+        "payments": [
+            {name: getattr(row, name) for name in paid} for row in await db.scalars(newest)
+        ],
+        "methods": [
+            {name: getattr(row, name) for name in saved} for row in await db.scalars(oldest_first)
+        ],
+    }
