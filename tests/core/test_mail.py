@@ -22,6 +22,9 @@ from tests.workers import CUSTOMER, STAFF, Bench, bench
 
 LINK = "https://acme.example/verify-email?token=s3cret-t0ken-of-carl&x=1"
 COMPANY = {"company": "Acme & Söhne", "name": "Carl"}
+INVOICE = {
+    "number": "INV-2026-000001", "month": "2026-11", "total": "1.00 USD", "due": "2026-12-15",
+}  # fmt: skip
 VERIFY = {**COMPANY, "link": LINK, "hours": 48}
 CONTEXTS: dict[str, dict[str, Any]] = {
     "verify_email": VERIFY,
@@ -38,6 +41,11 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         **COMPANY, "headline": "Booked", "sentence": "You are booked.", "what": "A haircut",
         "when": "Monday at nine", "provider": "Ann", "notes": ["Bring a towel."],
     },
+    "invoice_declined": {**COMPANY, **INVOICE, "reason": "No funds", "again": True},
+    "invoice_issued": {
+        **COMPANY, **INVOICE, "lines": [{"what": "Calls", "units": 5, "amount": "1.00 USD"}],
+    },
+    "invoice_overdue": {**COMPANY, **INVOICE},
     "key_leaked": {**COMPANY, "key_name": "server", "masked": "bur_live_…abcd"},
     "method_expires": {**COMPANY, "method": "visa 4242", "month": "12/2030", "automatic": True},
     "quota_warning": {
