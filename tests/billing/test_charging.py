@@ -210,19 +210,24 @@ async def test_a_crash_between_money_and_charge_leaves_neither(live_db: Live) ->
 FORGE = """
   insert into usage_charges (period_id, from_units, to_units, amount, amount_after, operation_id)
 """
+TWICE = f"{FORGE} select period_id, 0, 4, 40000, 40000, uuid7() from usage_charges"
 FORGED = {
-    "a unit twice": f"{FORGE} select period_id, 0, 4, 40000, 40000, uuid7() from usage_charges",
-    "units that nobody used": f"{FORGE} select period_id, 10, 11, 10000, 110000, uuid7()"
-    " from usage_charges",
-    "another amount": "update usage_charges set amount = 1",
-    "deleted": "delete from usage_charges",
-    "emptied": "truncate usage_charges cascade",
-    "a period that says more": "update usage_periods set units = 12",
-    "a period that says less": "update usage_periods set units = 0, amount = 0",
-    "another plan": "update usage_periods set plan_id = (select max(id::text)::uuid"
-    " from price_plans)",
-    "no period": "delete from usage_periods",
-    "somebody else's": "update usage_charges set user_id = uuid7()",
+    "a unit twice": (TWICE, "next units"),
+    "units that nobody used": (
+        f"{FORGE} select period_id, 10, 11, 10000, 110000, uuid7() from usage_charges",
+        "next units",
+    ),
+    "another amount": ("update usage_charges set amount = 1", "never changed"),
+    "deleted": ("delete from usage_charges", "never changed"),
+    "emptied": ("truncate usage_charges cascade", "never changed"),
+    "a period that says more": ("update usage_periods set units = 12", "newest charge"),
+    "a period that says less": ("update usage_periods set units = 0, amount = 0", "newest charge"),
+    "another plan": (
+        "update usage_periods set plan_id = (select max(id::text)::uuid from price_plans)",
+        "stays what it is",
+    ),
+    "no period": ("delete from usage_periods", "never changed"),
+    "somebody else's": ("update usage_charges set user_id = uuid7()", "never changed"),
 }
 
 
@@ -232,9 +237,22 @@ async def test_the_database_refuses_it_from_anybody(live_db: Live, how: str) -> 
     await plan(live_db, "calls", CENT, tier="pro")
     await use(live_db, CARL, 10)
     await minute(live_db)
-    with pytest.raises(asyncpg.PostgresError):
-        await rows(live_db, FORGED[how])
+    statement, words = FORGED[how]
+    with pytest.raises(asyncpg.PostgresError, match=words):
+        await rows(live_db, statement)
     assert await charges(live_db) == [(0, 10, Decimal("0.1"))]
+
+
+async def test_no_unit_is_billed_twice_also_without_the_triggers(live_db: Live) -> None:
+    await opened(live_db)
+    await use(live_db, CARL, 10)
+    await minute(live_db)
+    other = (await charge(live_db, CARL, 1)).operation_id
+    await rows(live_db, "alter table usage_charges disable trigger user")
+    with pytest.raises(asyncpg.ExclusionViolationError, match="ex_usage_charges_once"):
+        await rows(
+            live_db, TWICE.replace("uuid7()", "(select max(id::text)::uuid from operations)")
+        )
 
 
 async def test_a_charge_without_its_money_is_refused(live_db: Live) -> None:

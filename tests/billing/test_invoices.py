@@ -231,12 +231,15 @@ async def test_staff_give_an_invoice_up(live_db: Live) -> None:
 
 
 FORGED = {
-    "another total": "update invoices set total = 1",
-    "paid by nothing": "update invoices set status = 'paid', paid_at = now()",
-    "deleted": "delete from invoices",
-    "without lines": "insert into invoices (user_id, month, currency, total, due_at)"
-    " select user_id, month, currency, 3, now() from invoices",
-    "a number chosen": "update invoices set number = 7",
+    "another total": ("update invoices set total = 1", "settled once"),
+    "paid by nothing": ("update invoices set status = 'paid', paid_at = now()", "ck_invoices_paid"),
+    "deleted": ("delete from invoices", "never changed"),
+    "without lines": (
+        "insert into invoices (user_id, month, currency, total, due_at)"
+        " select user_id, month, currency, 3, now() from invoices",
+        "sum of its lines",
+    ),
+    "a number chosen": ("update invoices set number = 7", "settled once"),
 }
 
 
@@ -244,8 +247,9 @@ FORGED = {
 async def test_the_database_refuses_it_from_anybody(live_db: Live, how: str) -> None:
     await move_in(live_db)
     await month_over(live_db)
-    with pytest.raises(asyncpg.PostgresError):
-        await rows(live_db, FORGED[how])
+    statement, words = FORGED[how]
+    with pytest.raises(asyncpg.PostgresError, match=words):
+        await rows(live_db, statement)
 
 
 async def test_everybody_has_their_own(live_db: Live) -> None:
