@@ -42,6 +42,8 @@ async def test_who_cannot_be_invoiced_keeps_nobody_waiting(live_db: Live) -> Non
     await hour(live_db)
     assert await invoices(live_db) == []
     assert [each["total"] for each in await invoices(live_db, DORA)] == [10_000]
+    [look] = await rows(live_db, "select upto from billing_looks where month = $1", LAST)
+    assert look["upto"] is None  # Carl is not passed over for good
 
 
 async def test_a_look_goes_on_where_a_crash_has_ended_it(live_db: Live) -> None:

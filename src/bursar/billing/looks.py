@@ -35,11 +35,13 @@ BEGIN = text("""
 """)
 # A new plan has deleted the row meanwhile: then the look begins anew, with the next run.
 GO_ON = text("""
-  update billing_looks set after = :after
+  update billing_looks set after = :after, failed = failed or not :all_billed
   where charging = :charging and month = :month and began = :began returning true
 """)
+# Where somebody could not be billed, the same is looked at again: nobody is passed over for good.
 END = text("""
-  update billing_looks set upto = began - cast(:margin as interval), began = null, after = null
+  update billing_looks set began = null, after = null, failed = false,
+    upto = case when failed then upto else began - cast(:margin as interval) end
   where charging = :charging and month = :month and began = :began
 """)
 
@@ -63,10 +65,10 @@ class Look:
                 people = await queries.users_of(db, self.month, since, after, CUSTOMERS)
             if not people:
                 return await self.end(began)
-            await one_by_one_if_need_be(self.run, bill, people, self.month)
+            all_billed = await one_by_one_if_need_be(self.run, bill, people, self.month)
             after = people[-1]
             async with self.run.transaction() as db:
-                facts = {**self.key, "after": after, "began": began}
+                facts = {**self.key, "after": after, "began": began, "all_billed": all_billed}
                 if not await db.scalar(GO_ON, facts):
                     return None
         return None
@@ -80,8 +82,8 @@ class Look:
         return {"charging": self.charging, "month": self.month}
 
 
-async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], month: str) -> None:
-    """Where one customer cannot be billed, the others are all the same."""
+async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], month: str) -> bool:
+    """Where one customer cannot be billed, the others are all the same. Whether all were."""
     try:
         async with run.transaction() as db:
             await bill(db, people, month)
@@ -91,6 +93,6 @@ async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], mo
         if len(people) == 1:
             told, where = failures.message(error), failures.where(error)
             log.error("the usage of %s in %s is not billed: %s\n%s", people[0], month, told, where)
-            return
-        for each in people:
-            await one_by_one_if_need_be(run, bill, [each], month)
+            return False
+        return all([await one_by_one_if_need_be(run, bill, [each], month) for each in people])
+    return True

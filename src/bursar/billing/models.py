@@ -200,3 +200,4 @@ class BillingLook(Base):
     upto: Mapped[datetime | None]
     began: Mapped[datetime | None]
     after: Mapped[UUID | None]
+    failed: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -193,6 +193,7 @@ create table billing_looks (
   upto timestamptz,
   began timestamptz,
   after uuid,
+  failed boolean not null default false,
   constraint pk_billing_looks primary key (charging, month)
 );
 """
