@@ -351,31 +351,22 @@ create policy staff on price_plans to staff_user
   with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 create policy worker on price_plans for select to worker_user using (true);
 
-create or replace procedure let_bills_be_read(target regclass)
-language plpgsql set search_path = pg_catalog, public, pg_temp as $$
-begin
-  execute format('grant select on %s to app_user, staff_user, worker_user', target);
-  execute format('create policy own on %s for select to app_user using (user_id =
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
-  execute format('create policy staff on %s for select to staff_user using (
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
-  execute format('create policy worker on %s to worker_user using (true) with check (true)', target);
-end $$;
-revoke execute on procedure let_bills_be_read(regclass) from public;
-
 call lock_down('usage_periods');
-call let_bills_be_read('usage_periods');
+call let_owner_and_staff_read('usage_periods');
+create policy working on usage_periods to worker_user using (true) with check (true);
 grant insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since) on usage_periods
   to worker_user;
 
 call lock_down('usage_charges');
-call let_bills_be_read('usage_charges');
+call let_owner_and_staff_read('usage_charges');
+create policy working on usage_charges to worker_user using (true) with check (true);
 grant insert (period_id, from_units, to_units, amount, amount_after, operation_id, invoice_id)
   on usage_charges to worker_user;
 
 call lock_down('invoice_numbers');
 call lock_down('invoices');
-call let_bills_be_read('invoices');
+call let_owner_and_staff_read('invoices');
+create policy working on invoices to worker_user using (true) with check (true);
 grant insert (user_id, month, currency, total, due_at),
   update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at)
   on invoices to worker_user;

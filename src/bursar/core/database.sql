@@ -67,6 +67,20 @@ end $$;
 
 revoke execute on procedure lock_down(regclass) from public;
 
+-- Rows with a user_id, which only the worker or functions write: customers read theirs, staff all.
+create or replace procedure let_owner_and_staff_read(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  execute format('grant select on %s to app_user, staff_user, worker_user', target);
+  execute format('create policy own on %s for select to app_user using (user_id =
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
+  execute format('create policy staff on %s for select to staff_user using (
+    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
+  execute format('create policy worker on %s for select to worker_user using (true)', target);
+end $$;
+
+revoke execute on procedure let_owner_and_staff_read(regclass) from public;
+
 -- Idempotency keys: everybody sees and makes their own, nobody changes one.
 call lock_down('idempotency_keys');
 grant select, insert on idempotency_keys to app_user, staff_user;

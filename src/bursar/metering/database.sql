@@ -12,23 +12,12 @@ call lock_down('meters');
 call lock_down('usage_stops');
 
 -- Only the functions of this room write usage; customers read theirs, staff everybody's.
-create or replace procedure let_usage_be_read(target regclass)
-language plpgsql set search_path = pg_catalog, public, pg_temp as $$
-begin
-  execute format('grant select on %s to app_user, staff_user, worker_user', target);
-  execute format('create policy own on %s for select to app_user using (user_id =
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
-  execute format('create policy staff on %s for select to staff_user using (
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
-  execute format('create policy worker on %s for select to worker_user using (true)', target);
-end $$;
-revoke execute on procedure let_usage_be_read(regclass) from public;
-call let_usage_be_read('usage');
-call let_usage_be_read('monthly_usage');
-call let_usage_be_read('usage_hours');
-call let_usage_be_read('usage_days');
-call let_usage_be_read('usage_grants');
-call let_usage_be_read('usage_stops');
+call let_owner_and_staff_read('usage');
+call let_owner_and_staff_read('monthly_usage');
+call let_owner_and_staff_read('usage_hours');
+call let_owner_and_staff_read('usage_days');
+call let_owner_and_staff_read('usage_grants');
+call let_owner_and_staff_read('usage_stops');
 grant insert, delete on usage_stops to worker_user;
 create policy stopping on usage_stops to worker_user using (true) with check (true);
 
