@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import httpx2
 
-from bursar.core import mail_outbox
+from bursar.core import events, mail_outbox, relay
 from bursar.core.database import WORKER
 from bursar.worker import Worker
 from tests.conftest import Live
@@ -67,6 +67,27 @@ async def run_jobs(live: Live) -> None:
         if not worker.running:
             return
         await asyncio.gather(*worker.running)
+
+
+async def listen(live: Live, *subscribers: str) -> None:
+    """From now on they hear what happens."""
+    await relay.register(live.database, [events.subscribers[name] for name in subscribers])
+
+
+async def tell(live: Live, *subscribers: str) -> int:
+    """They hear of all that has happened, also of what an older transaction elsewhere on the server
+    holds back for a moment; of how many events, is the answer."""
+    heard = 0
+    for name in subscribers:
+        heard += (delivery := await deliver(live, name)).events
+        while delivery.events or delivery.next_in_seconds == relay.SOON:
+            await asyncio.sleep(0.01 if delivery.next_in_seconds else 0)
+            heard += (delivery := await deliver(live, name)).events
+    return heard
+
+
+async def deliver(live: Live, subscriber: str) -> relay.Delivery:
+    return await relay.deliver(live.database, events.subscribers[subscriber])
 
 
 async def mails(live: Live, to: str) -> list[mail_outbox.Shown]:

@@ -19,8 +19,8 @@ import httpx2
 from bursar.auth.actor import Actor
 from bursar.billing import tasks
 from bursar.billing.months import month_of, moved
-from bursar.core import events, relay
 from bursar.core.database import WORKER
+from tests.accounts import people
 from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.keys.keyholders import USAGE, key_of
@@ -112,14 +112,11 @@ async def collect(live: Live) -> None:
 
 
 async def listen(live: Live) -> None:
-    await relay.register(live.database, [events.subscribers[name] for name in SUBSCRIBERS])
+    await people.listen(live, *SUBSCRIBERS)
 
 
 async def hear(live: Live) -> None:
-    for name in SUBSCRIBERS:
-        delivery = await relay.deliver(live.database, events.subscribers[name])
-        while delivery.next_in_seconds == relay.SOON:
-            delivery = await relay.deliver(live.database, events.subscribers[name])
+    await people.tell(live, *SUBSCRIBERS)
     await run_jobs(live)
 
 

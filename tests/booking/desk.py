@@ -5,7 +5,6 @@ cut = await service(live, ana, price="20.00")
 booked = await book(live, CARL, cut, at(2, 10))   # the day after tomorrow, at ten
 """
 
-import asyncio
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,8 +13,8 @@ import asyncpg
 import httpx2
 
 from bursar.auth.actor import Actor
-from bursar.core import events, relay
 from bursar.core.database import WORKER
+from tests.accounts import people
 from tests.accounts.people import rows
 from tests.conftest import Live
 from tests.databases import raw
@@ -176,12 +175,9 @@ OURS = ("booking.free_what_was_booked", "booking.forget_words")
 
 async def listen(live: Live, *names: str) -> None:
     """From now on these subscribers hear what happens."""
-    subscribers = [events.subscribers[name] for name in names or OURS]
-    await relay.register(live.database, subscribers)
+    await people.listen(live, *(names or OURS))
 
 
 async def tell(live: Live, *names: str) -> None:
     """They are told of all that has happened since."""
-    for name in names or OURS:
-        while (await relay.deliver(live.database, events.subscribers[name])) != relay.IDLE:
-            await asyncio.sleep(0.01)
+    await people.tell(live, *(names or OURS))

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bursar.app import create_app
-from bursar.core import relay
 from tests import databases
+from tests.accounts import people
 from tests.conftest import Live
 from tests.payments.shop import KEY, SECRETS, SUBSCRIBER, Shop
 from tests.payments.stripe_program import Account, stripe_server
@@ -31,7 +31,7 @@ async def shop(stripe_process: Account) -> AsyncIterator[Shop]:
     url = await databases.clone()
     live = Live(url, settings, create_app(settings, url))
     await move_in(live)
-    await relay.register(live.database, [SUBSCRIBER])
+    await people.listen(live, SUBSCRIBER)
     yield Shop(live, stripe_process)
     await live.app.state.till.close()
     await live.app.state.providers.close()

@@ -4,7 +4,6 @@ payment = await shop.pay(CARL, 20)           # asked for, paid on Stripe's page
 await shop.hear()                            # its webhooks arrive, and are read
 """
 
-import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import httpx2
 from stripe import WebhookSignature
 
 from bursar.auth.actor import Actor
-from bursar.core import events, relay
+from tests.accounts import people
 from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.payments.stripe_program import Account
@@ -24,7 +23,7 @@ KEY = "sk_test_of_the_tests"
 SECRETS = ("whsec_the_new_one", "whsec_the_old_one")
 PAYMENTS = "/api/v1/payments"
 WEBHOOK = f"{PAYMENTS}/webhook"
-SUBSCRIBER = events.subscribers["payments.details"]
+SUBSCRIBER = "payments.details"
 
 
 @dataclass
@@ -95,9 +94,7 @@ class Shop:
     async def work(self) -> None:
         """Jobs, what they publish, and the jobs that come of that."""
         await run_jobs(self.live)
-        held_back = relay.Delivery(0, relay.SOON)  # as long as somebody's transaction is older
-        while await relay.deliver(self.live.database, SUBSCRIBER) == held_back:
-            await asyncio.sleep(0.02)
+        await people.tell(self.live, SUBSCRIBER)
         await run_jobs(self.live)
 
     async def told(self) -> list[tuple[str, str]]:

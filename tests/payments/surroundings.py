@@ -7,36 +7,26 @@ await settle(live)          # everything that comes of it
 from typing import Any
 from uuid import UUID
 
-from bursar.core import events, relay
 from bursar.payments.providers import SavedMethod, What
+from tests.accounts import people
 from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.payments.tills import captured, fact, intend, tell
 from tests.wallets.purses import Customer
 from tests.world import CARL
 
-NAMES = ("payments.receipts", "payments.auto_topups", "payments.methods")
-
-
-def subscribers() -> list[events.Subscriber]:
-    return [events.subscribers[name] for name in NAMES]
+SUBSCRIBERS = ("payments.receipts", "payments.auto_topups", "payments.methods")
 
 
 async def listen(live: Live) -> None:
-    await relay.register(live.database, subscribers())
+    await people.listen(live, *SUBSCRIBERS)
 
 
 async def settle(live: Live) -> None:
     """Jobs, the events that they publish, and so on until nothing is left to tell."""
-    told = 1
-    while told:
+    await run_jobs(live)
+    while await people.tell(live, *SUBSCRIBERS):
         await run_jobs(live)
-        told = 0
-        for subscriber in subscribers():
-            delivery = await relay.deliver(live.database, subscriber)
-            while delivery.next_in_seconds == relay.SOON:
-                delivery = await relay.deliver(live.database, subscriber)
-            told += delivery.events
 
 
 async def save_method(live: Live, who: Customer = CARL, token: str = "pm_1", **given: Any) -> UUID:

@@ -194,8 +194,11 @@ def backend(data: Path) -> int | None:
     return None
 
 
+READY = b"Z\0\0\0\5I"  # the last that PostgreSQL says of a statement, after its commit
+
+
 class Cutter:
-    """Between the till and PostgreSQL: cuts when the answer to what has the mark in it begins."""
+    """Between the till and PostgreSQL: keeps the answer to what has the mark in it, and cuts."""
 
     def __init__(self, url: str, mark: bytes, cuts: int) -> None:
         self._target = make_url(url)
@@ -231,13 +234,17 @@ class Cutter:
                 server.write(data)
 
         asking = asyncio.create_task(forward())
+        kept = b""
         with suppress(ConnectionError):
             while data := await answers.read(2**16):
-                if asked.is_set():
+                if not asked.is_set():
+                    writer.write(data)
+                    continue
+                kept += data  # a long answer begins before its commit
+                if kept.endswith(READY):
                     self._left -= 1
                     self.cuts += 1
                     break
-                writer.write(data)
         asking.cancel()
         writer.transport.abort()
         server.transport.abort()

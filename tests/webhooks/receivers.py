@@ -11,9 +11,10 @@ import httpx2
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from bursar.core import events, relay
+from bursar.core import events
 from bursar.core.database import WORKER
 from bursar.worker import Worker
+from tests.accounts import people
 from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.world import OLIVIA
@@ -97,14 +98,12 @@ async def publish(live: Live, *happened: events.Event) -> None:
 
 async def listen(live: Live) -> None:
     """From here on events are told to webhooks, as by a worker that has started."""
-    await relay.register(live.database, [events.subscribers["webhooks.deliver"]])
+    await people.listen(live, "webhooks.deliver")
 
 
 async def tell(live: Live) -> None:
     """Everything that was published is told."""
-    subscriber = events.subscribers["webhooks.deliver"]
-    while (await relay.deliver(live.database, subscriber)).next_in_seconds is not None:
-        await asyncio.sleep(0.01)
+    await people.tell(live, "webhooks.deliver")
 
 
 async def work(live: Live) -> None:

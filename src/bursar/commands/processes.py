@@ -86,11 +86,15 @@ def terms_of(settings: Settings) -> Any:
     )
 
 
-async def run_jobs(settings: Settings, url: str, stop: asyncio.Event) -> None:
+async def run_jobs(
+    settings: Settings, url: str, stop: asyncio.Event, *, announce: Say | None = None
+) -> None:
     from bursar.core.database import Database
     from bursar.worker import Worker
 
     database = Database(url, settings)
+    if announce:
+        announce()
     try:
         await Worker(database, settings).run(stop)
     finally:

@@ -1,5 +1,6 @@
 """`bursar worker`: jobs only."""
 
+from functools import partial
 from pathlib import Path
 
 from bursar.commands.place import migrated_url, settings_of
@@ -13,7 +14,7 @@ def run(*, data: Path | None) -> None:
     logs.configure(settings)
     with migrated_url(settings) as direct:
         url = settings.database_url.get_secret_value() if settings.database_url else direct
-        say("running jobs")
+        announce = partial(say, "running jobs")  # once signals are heard: it can be stopped then
         with metrics_port(settings):
-            run_until_signal(lambda stop: run_jobs(settings, url, stop))
+            run_until_signal(lambda stop: run_jobs(settings, url, stop, announce=announce))
     say("stopped")
