@@ -6,7 +6,6 @@ no booking needs (paid twice, or for a place that is gone) goes back whole.
 """
 
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +26,8 @@ from bursar.booking.refusals import BookingClosed, UnknownService, because, miss
 from bursar.core.errors import BursarError
 from bursar.payments import queries as payments
 from bursar.payments import refunds
-from bursar.payments.models import Destination, Payment, Refund
+from bursar.payments.models import Payment, Refund
 from bursar.payments.models import Status as Paid
-from bursar.payments.providers.registry import MANUAL
 from bursar.payments.purposes import Due, purpose
 
 APPOINTMENT, TRAINING, SERVICE = "appointment", "training", "service"
@@ -184,41 +182,21 @@ async def unneeded(db: AsyncSession, payment_id: UUID) -> bool:
 async def give_back(db: AsyncSession, owing: Owed) -> Refund | None:
     """Asks for one refund; a transaction posts once, so each has its own."""
     if owing.booking_id is None:
-        return await give_back_unneeded(db, owing.payment_id)
+        if not await unneeded(db, owing.payment_id):
+            return None
+        reason = "No booking needs this payment"
+        return await refunds.give_back(db, owing.payment_id, reason=reason)
     row = await owing_booking(db, owing.booking_id)
     if row is None:
         return None
     payment = await payments.payment(db, owing.payment_id, lock=True)
+    if payment.disputed:
+        return None  # contested since it was found; once that is over it is found again
     whole = share(payment.captured, row.refund_percent or 0, payment.currency)
     amount = min(whole - payment.refunded - payment.refund_pending, payment.refundable)
     row.refund_asked_at = func.now()
-    if amount <= 0 or payment.disputed:
-        return None
     reason = row.cancel_reason or row.status
-    return await ask(db, payment, amount, reason, f"booking:{row.id}")
-
-
-async def give_back_unneeded(db: AsyncSession, payment_id: UUID) -> Refund | None:
-    if not await unneeded(db, payment_id):
-        return None
-    payment = await payments.payment(db, payment_id, lock=True)
-    reason = "No booking needs this payment"
-    return await ask(db, payment, payment.refundable, reason, "booking:unneeded")
-
-
-async def ask(
-    db: AsyncSession, payment: Payment, amount: Decimal, reason: str, key: str
-) -> Refund | None:
-    """The way it came; what came as cash or by check goes into the wallet, for a job has no hands
-    to pay it out. Nobody is left to give it to where the account is gone."""
-    by_hand = payment.provider == MANUAL
-    if by_hand and payment.user_id is None:
-        return None
-    destination = Destination.WALLET if by_hand else Destination.PROVIDER
-    asked, _ = await refunds.request(
-        db, payment.id, amount, destination=destination, reason=reason, key=key
-    )
-    return asked
+    return await refunds.give_back(db, payment.id, amount, reason=reason, key=f"booking:{row.id}")
 
 
 async def owing_booking(db: AsyncSession, booking_id: UUID) -> Appointment | Enrolment | None:

@@ -12,8 +12,7 @@ from bursar.booking.models import Training, TrainingStatus
 from bursar.core import events, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
-from bursar.payments.models import RefundStatus
-from bursar.payments.tasks import give_back as ask_provider
+from bursar.payments.tasks import go_on
 
 AT_ONCE = 500
 
@@ -60,9 +59,7 @@ async def give_one_back(db: AsyncSession, payload: dict[str, Any]) -> None:
     """Asks for one refund: of a booking, or of a payment that no booking needs."""
     booking = payload.get("booking_id")
     owing = paying.Owed(UUID(payload["payment_id"]), UUID(booking) if booking else None)
-    refund = await paying.give_back(db, owing)
-    if refund is not None and refund.status == RefundStatus.PENDING:
-        await jobs.enqueue(db, ask_provider, {"refund": str(refund.id)})
+    await go_on(db, await paying.give_back(db, owing))
 
 
 @events.on(

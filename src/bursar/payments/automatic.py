@@ -181,35 +181,22 @@ async def due(db: AsyncSession, known: Providers, most: int = AT_ONCE) -> list[U
 
 
 async def begin(db: AsyncSession, user_ids: Collection[UUID]) -> list[UUID]:
-    """Writes the payments down, as the worker; answers which."""
-    if not user_ids:
-        return []
+    """Writes the payments down; answers which."""
     query = select(AutoTopUp, PaymentMethod).join(
         PaymentMethod, PaymentMethod.id == AutoTopUp.method_id
     )
     found = (await db.execute(query.where(AutoTopUp.user_id.in_(user_ids)))).all()
-    row = insert(Payment).values([asked(setting, method) for setting, method in found])
-    row = row.on_conflict_do_nothing(
-        index_elements=["user_id"], index_where=text("automatic and status = 'pending'")
-    )
-    return list(await db.scalars(row.returning(Payment.id)))
+    return await methods.begin_payments(db, [asked(setting, method) for setting, method in found])
 
 
 def asked(setting: AutoTopUp, method: PaymentMethod) -> dict[str, Any]:
-    by_paypal = "paypal" in (method.provider, method.kind)
-    return {
-        "user_id": setting.user_id,
-        "amount": setting.amount,
-        "currency": setting.currency,
-        "payment_method": "paypal" if by_paypal else "stripe",
-        "provider": method.provider,
-        "test_mode": method.test_mode,
-        "method_id": method.id,
-        "automatic": True,
-        "description": "Automatic top-up",
-        "change_reason": "the wallet fell below its threshold",
-        "changed_by": "system",
-    }
+    return methods.payment_by(
+        method,
+        amount=setting.amount,
+        currency=setting.currency,
+        description="Automatic top-up",
+        change_reason="the wallet fell below its threshold",
+    )
 
 
 async def stuck(db: AsyncSession, most: int = AT_ONCE) -> list[UUID]:

@@ -6,10 +6,12 @@ a trigger keeps its token until a job has had that done, also where it goes with
 """
 
 import logging
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.models import User
@@ -21,7 +23,7 @@ from bursar.core.jobs import Run
 from bursar.core.mail_settings import is_address
 from bursar.core.paging import Order, Page, PageQuery, fetch
 from bursar.payments.around_models import AutoTopUp, ForgottenMethod
-from bursar.payments.models import PaymentMethod
+from bursar.payments.models import Method, Payment, PaymentMethod
 from bursar.payments.providers import ProviderMissing, Unknown
 from bursar.payments.providers.registry import providers
 from bursar.payments.receipts import describe
@@ -81,6 +83,33 @@ async def remove(db: AsyncSession, user_id: UUID, method_id: UUID) -> None:
     await audit.record(
         db, "payments.method_deleted", "payment_method", method_id, before=before, after={}
     )
+
+
+def payment_by(saved: PaymentMethod, **facts: Any) -> dict[str, Any]:
+    """One that is taken from a saved method while its owner is not there."""
+    by_paypal = "paypal" in (saved.provider, saved.kind)
+    return {
+        "user_id": saved.user_id,
+        "payment_method": Method.PAYPAL if by_paypal else Method.STRIPE,
+        "provider": saved.provider,
+        "test_mode": saved.test_mode,
+        "method_id": saved.id,
+        "automatic": True,
+        "changed_by": "system",
+        **facts,
+    }
+
+
+async def begin_payments(db: AsyncSession, wanted: Collection[dict[str, Any]]) -> list[UUID]:
+    """Writes them down, as the worker; their providers are asked after the commit. An index lets
+    no customer have two pending: of whom there is one already, none is begun."""
+    if not wanted:
+        return []
+    row = insert(Payment).values(list(wanted))
+    row = row.on_conflict_do_nothing(
+        index_elements=["user_id"], index_where=text("automatic and status = 'pending'")
+    )
+    return list(await db.scalars(row.returning(Payment.id)))
 
 
 @events.on("users.erased", subscriber="payments.methods")

@@ -133,3 +133,26 @@ async def finish(db: AsyncSession, payment: Payment, refund: Refund) -> None:
     await db.refresh(refund)
     await db.refresh(payment)
     await events.publish(db, PaymentRefunded.model_validate(about(payment)))
+
+
+async def give_back(
+    db: AsyncSession,
+    payment_id: UUID,
+    amount: Decimal | None = None,
+    *,
+    reason: str,
+    key: str | None = None,
+) -> Refund | None:
+    """For a job, which gives back all that is left, or so much, the way it came. What came as cash
+    or by check goes into the wallet, for a job has no hands to pay it out. Nothing goes back while
+    it is contested, and where nobody is left to give it to."""
+    payment = await queries.payment(db, payment_id, lock=True)
+    wanted = payment.refundable if amount is None else amount
+    by_hand = payment.provider == MANUAL
+    if wanted <= 0 or payment.disputed or (by_hand and payment.user_id is None):
+        return None
+    destination = Destination.WALLET if by_hand else Destination.PROVIDER
+    asked, _ = await request(
+        db, payment.id, wanted, destination=destination, reason=reason, key=key
+    )
+    return asked

@@ -89,6 +89,12 @@ async def give_back(run: Run) -> None:
     await asking.give_back(await desk_of(run), UUID(run.payload["refund"]))
 
 
+async def go_on(db: AsyncSession, refund: Refund | None) -> None:
+    """Has the provider asked for a refund that waits for that."""
+    if refund is not None and refund.status == RefundStatus.PENDING:
+        await jobs.enqueue(db, give_back, {"refund": str(refund.id)})
+
+
 @jobs.cron("25 * * * *", "payments.look_after")
 async def look_after(db: AsyncSession, _: dict[str, Any]) -> None:
     """Once an hour looks after payments that nobody goes on with, and refunds that take long."""
