@@ -151,6 +151,7 @@ owner, administrator
   POST /api/v1/admin/price-plans              PUT /api/v1/admin/price-plans/{plan_id}
   DELETE /api/v1/admin/price-plans/{plan_id}
   POST /api/v1/admin/invoices/{invoice_id}/cancellation
+  POST /api/v1/admin/invoices/{invoice_id}/reopening
 
 owner, administrator, and services
   POST /api/v1/admin/wallets/charges          POST /api/v1/admin/wallets/charges/bulk

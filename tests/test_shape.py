@@ -81,6 +81,7 @@ ROOMS_OF_DOMAINS = {
         "looks": "how far a job has looked for usage that has changed",
         "months": "how a month is written, and when it is over",
         "paying": "how an invoice is paid",
+        "reopening": "an invoice whose money is gone is open again",
         "rules": "what staff may set of billing",
         "stops": "whose calls are refused until they have paid",
     },

@@ -20,6 +20,7 @@ BILLING_BODIES: dict[str, Any] = {
     },
     "PUT /api/v1/admin/price-plans/{plan_id}": {"name": "Reports {n}"},
     "POST /api/v1/admin/invoices/{invoice_id}/cancellation": {"reason": "A gift"},
+    "POST /api/v1/admin/invoices/{invoice_id}/reopening": {"reason": "Given back"},
 }
 
 # Both have used one unit in some month of long ago: another one each time, for what was billed is

@@ -46,6 +46,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         **COMPANY, **INVOICE, "lines": [{"what": "Calls", "units": 5, "amount": "1.00 USD"}],
     },
     "invoice_overdue": {**COMPANY, **INVOICE},
+    "invoice_reopened": {**COMPANY, **INVOICE, "reason": "Its payment was returned."},
     "key_leaked": {**COMPANY, "key_name": "server", "masked": "bur_live_…abcd"},
     "method_expires": {**COMPANY, "method": "visa 4242", "month": "12/2030", "automatic": True},
     "quota_warning": {

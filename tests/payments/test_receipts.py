@@ -94,7 +94,7 @@ async def test_no_receipt_where_no_money_came(live_db: Live, over: bool) -> None
         await tell(live_db, cancelled(payment))
     answer = await shown(live_db, payment)
     assert refused(answer) == (409, "payments.nothing_received")
-    assert await rows(live_db, "select * from receipt_numbers") == []
+    assert await rows(live_db, "select * from series_numbers") == []
 
 
 async def test_numbers_have_no_gap_whoever_asks_at_once(live_db: Live) -> None:

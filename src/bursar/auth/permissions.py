@@ -14,7 +14,7 @@ class Permission(StrEnum):
 
     AUDIT_READ = "audit.read"
     BILLING_READ = "billing.read"
-    BILLING_WRITE = "billing.write"  # meters and price plans; give an invoice up
+    BILLING_WRITE = "billing.write"  # meters, price plans; give an invoice up, or open it again
     BOOKING_READ = "booking.read"
     BOOKING_WRITE = "booking.write"
     HEALTH_READ = "health.read"

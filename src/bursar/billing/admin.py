@@ -7,9 +7,10 @@ from fastapi import APIRouter, Path, Query, Response
 
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
-from bursar.billing import queries, service
+from bursar.billing import queries, reopening, service
 from bursar.billing.api import ChargesQuery, CostsQuery, InvoicesQuery, PlansQuery
 from bursar.billing.models import Invoice, PricePlan
+from bursar.billing.reopening import StillPaid
 from bursar.billing.schemas import (
     MOST_UNITS,
     Cancellation,
@@ -28,6 +29,7 @@ from bursar.billing.schemas import (
     PlanIn,
     PlanListForStaff,
     Quote,
+    Reopening,
 )
 from bursar.billing.service import InUse, InvoiceClosed, MeterExists, PlanOverlap, TooManyMeters
 from bursar.core import etag
@@ -160,13 +162,14 @@ async def list_invoices(
 
 @router.get("/invoices/{invoice_id}", dependencies=[READ], responses=documented(NotFound))
 async def read_invoice(db: Db, response: Response, invoice_id: UUID) -> InvoiceWithLinesForStaff:
-    """One invoice with its lines."""
+    """One invoice with its lines and payments."""
     return await of_invoice(db, response, await queries.invoice(db, invoice_id))
 
 
 async def of_invoice(db: Db, response: Response, row: Invoice) -> InvoiceWithLinesForStaff:
     response.headers["ETag"] = etag.of(row.version)
-    return InvoiceWithLinesForStaff.told(row, await queries.lines(db, row.id))
+    lines = await queries.lines(db, row.id)
+    return InvoiceWithLinesForStaff.told(row, lines, await queries.payments_for(db, row.id))
 
 
 @router.post(
@@ -181,8 +184,23 @@ async def cancel_invoice(
     body: Cancellation,
     if_match: IfMatch = None,
 ) -> InvoiceWithLinesForStaff:
-    """Nobody is asked for it any more; what it stands for stays billed."""
+    """Nobody is asked for it any more; what it stands for stays billed. One that was paid is only
+    given up once all of that money has gone back."""
     row = await service.give_up(db, invoice_id, reason=body.reason, if_match=if_match)
+    return await of_invoice(db, response, row)
+
+
+@router.post(
+    "/invoices/{invoice_id}/reopening",
+    dependencies=[WRITE],
+    responses=documented(NotFound, InvoiceClosed, StillPaid, PreconditionFailed),
+)
+async def reopen_invoice(
+    db: Db, response: Response, invoice_id: UUID, body: Reopening, if_match: IfMatch = None
+) -> InvoiceWithLinesForStaff:
+    """It is to be paid again, after the money that had paid it was given back. Where that was taken
+    from us, it is open again by itself. Again, it changes nothing."""
+    row = await reopening.reopen(db, invoice_id, reason=body.reason, if_match=if_match)
     return await of_invoice(db, response, row)
 
 

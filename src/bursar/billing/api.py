@@ -109,8 +109,9 @@ async def list_invoices(db: Db, actor: Me, ask: Annotated[InvoicesQuery, Query()
 
 @router.get("/invoices/{invoice_id}", responses=documented(NotFound))
 async def read_invoice(db: Db, response: Response, actor: Me, invoice_id: UUID) -> InvoiceWithLines:
-    """One invoice with its lines. It is paid from your wallet as soon as that has enough, else by
-    your default method; `POST payments {"invoice_id": …}` pays it now."""
+    """One invoice with its lines and payments. It is paid from your wallet as soon as that has
+    enough, else by your default method; `POST payments {"invoice_id": …}` pays it now."""
     row = await queries.invoice(db, invoice_id, user_id=owner(actor))
     response.headers["ETag"] = etag.of(row.version)
-    return InvoiceWithLines.told(row, await queries.lines(db, invoice_id))
+    lines = await queries.lines(db, invoice_id)
+    return InvoiceWithLines.told(row, lines, await queries.payments_for(db, invoice_id))

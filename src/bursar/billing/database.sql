@@ -246,36 +246,77 @@ create or replace trigger refuse_change before update or delete on usage_charges
 create or replace trigger refuse_truncate before truncate on usage_charges
   for each statement execute function refuse_change();
 
--- Invoices: numbered without a gap in each year, and settled once.
-create or replace function number_invoice() returns trigger
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
-begin
-  new.issued_at := now();
-  new.year := extract(year from new.issued_at at time zone 'UTC');
-  insert into invoice_numbers as counted (year, last) values (new.year, 1)
-  on conflict (year) do update set last = counted.last + 1
-  returning last into new.number;
-  return new;
-end $$;
-revoke execute on function number_invoice() from public;
-create or replace trigger number_invoice before insert on invoices
-  for each row execute function number_invoice();
+-- What is left here of the money that has paid for something: by an operation of the ledger, or by a
+-- payment.
+create or replace function money_kept(its_operation uuid, its_payment uuid) returns numeric
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select (amount - coalesce((select sum(amount) from transfers where reverses = paid.id), 0))
+    / power(10::numeric, assets.scale)
+  from transfers as paid join assets on assets.code = paid.asset where paid.id = its_operation
+  union all
+  select captured - refunded from payments where id = its_payment
+$$;
+revoke execute on function money_kept(uuid, uuid) from public;
+
+create or replace function invoice_money_kept(its_id uuid) returns numeric
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select money_kept(operation_id, payment_id) from invoices
+  where id = its_id and (session_user <> 'app_user' or user_id = current_subject())
+$$;
+
+-- Invoices: numbered without a gap in each year, and settled once: by the whole of their total, or by
+-- being given up. Only where the money that has paid one is gone it is open again, or given up: then
+-- it says nothing of that money any more, and the payment does.
+create or replace trigger number_in_series before insert on invoices
+  for each row execute function number_in_series();
 
 create or replace function advance_invoice() returns trigger
-language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  kept numeric;
 begin
   if (old.id, old.year, old.number, old.month, old.currency, old.total, old.issued_at)
     is distinct from
     (new.id, new.year, new.number, new.month, new.currency, new.total, new.issued_at)
     or new.user_id is distinct from old.user_id and new.user_id is not null
-    or old.status <> 'open' and (new.status, new.paid_at, new.operation_id, new.payment_id, new.void_reason)
+    or old.status <> 'open' and (old.status, new.status) not in (('paid', 'open'), ('paid', 'void'))
+      and (new.status, new.paid_at, new.operation_id, new.payment_id, new.void_reason)
       is distinct from (old.status, old.paid_at, old.operation_id, old.payment_id, old.void_reason)
+    or (old.status, new.status) <> ('paid', 'open')
+      and (new.due_at, new.reopened_at, new.reopen_reason)
+      is distinct from (old.due_at, old.reopened_at, old.reopen_reason)
   then
     raise exception 'an invoice is settled once, and never changed'
       using errcode = 'integrity_constraint_violation';
   end if;
+  if old.status = 'paid' and new.status <> 'paid' then
+    kept := money_kept(old.operation_id, old.payment_id);
+    if kept >= old.total or kept > 0 and new.status = 'void' then
+      raise exception 'an invoice is settled once, unless the money for it is gone'
+        using errcode = 'integrity_constraint_violation';
+    end if;
+    new.paid_at := null;
+    new.operation_id := null;
+    new.payment_id := null;
+    if new.status = 'open' then
+      new.reopened_at := now();
+      new.overdue_mailed_at := null;
+    end if;
+  elsif old.status = 'open' and new.status = 'paid'
+    and (money_kept(new.operation_id, new.payment_id) < new.total
+      or new.payment_id is not null and not exists (
+        select from payments where id = new.payment_id and invoice_id = new.id)
+      or new.operation_id is not null and not exists (
+        select from transfers join accounts on accounts.id = debit_id
+        where transfers.id = new.operation_id and owner_id = new.user_id
+          and transfers.asset = new.currency))
+  then
+    raise exception 'an invoice is paid by the whole of its total, for it'
+      using errcode = 'integrity_constraint_violation';
+  end if;
   return new;
 end $$;
+revoke execute on function advance_invoice() from public;
 create or replace trigger advance_invoice before update on invoices
   for each row execute function advance_invoice();
 create or replace trigger touch before update on invoices
@@ -363,17 +404,16 @@ create policy working on usage_charges to worker_user using (true) with check (t
 grant insert (period_id, from_units, to_units, amount, amount_after, operation_id, invoice_id)
   on usage_charges to worker_user;
 
-call lock_down('invoice_numbers');
 call lock_down('invoices');
 call let_owner_and_staff_read('invoices');
 create policy working on invoices to worker_user using (true) with check (true);
 grant insert (user_id, month, currency, total, due_at),
-  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at)
-  on invoices to worker_user;
-grant update (status, void_reason) on invoices to staff_user;
-create policy staff_void on invoices for update to staff_user
+  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,
+    reopen_reason) on invoices to worker_user;
+grant update (status, void_reason, reopen_reason, due_at, next_try_at) on invoices to staff_user;
+create policy staff_change on invoices for update to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check (status = 'void');
+  with check (status in ('open', 'void'));
 
 call lock_down('billing_looks');
 grant select, insert, update on billing_looks to worker_user;

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import (
     CHAR,
     JSONB,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, query_expression
 
 from bursar.core.database import Base
 
@@ -118,7 +118,8 @@ class UsagePeriod(Base):
 
 
 class Invoice(Base):
-    """What a month of usage costs, its charges as lines; paid once, from wallet or by payment."""
+    """What a month of usage costs, its charges as lines; paid once, from wallet or by payment, and
+    once more where that money is taken back."""
 
     __tablename__ = "invoices"
     __table_args__ = (
@@ -150,6 +151,9 @@ class Invoice(Base):
     void_reason: Mapped[str | None]
     next_try_at: Mapped[datetime] = mapped_column(server_default=func.now())
     overdue_mailed_at: Mapped[datetime | None]
+    reopened_at: Mapped[datetime | None]
+    reopen_reason: Mapped[str | None]
+    kept: Mapped[Decimal | None] = query_expression()  # of what has paid it; for who asks for it
     version: Mapped[int] = mapped_column(server_default=text("1"), server_onupdate=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(
         server_default=func.now(), server_onupdate=FetchedValue()

@@ -1,23 +1,30 @@
 """How an invoice is paid: from the wallet, from the saved method, or by a payment that names it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import invoicing, queries
+from bursar.billing import invoicing, queries, reopening
 from bursar.billing.charging import SCOPE, cannot_pay
 from bursar.billing.models import Invoice, InvoiceStatus
 from bursar.billing.rules import DECLINES
 from bursar.billing.service import InvoicePaid, closed
 from bursar.core import events, money
 from bursar.core.errors import BursarError
+from bursar.payments import methods, refunds
 from bursar.payments import queries as payments
-from bursar.payments import refunds
-from bursar.payments.models import Destination, Payment, PaymentMethod, Refund, Status
+from bursar.payments.models import (
+    Dispute,
+    DisputeStatus,
+    Payment,
+    PaymentMethod,
+    Refund,
+    Status,
+)
 from bursar.payments.providers.registry import MANUAL, Providers
 from bursar.payments.purposes import Due, purpose
 from bursar.wallets import assets, ledger
@@ -104,7 +111,8 @@ async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
         category="usage",
         metadata={"invoice_id": str(invoice.id), "number": invoice.title},
     )
-    asked = Request(SCOPE, f"invoice:{invoice.id}", (leg,), event="billing.charged")
+    key = f"invoice:{invoice.id}:{invoice.version}"  # each time that it is open is another one
+    asked = Request(SCOPE, key, (leg,), event="billing.charged")
     [outcome] = await wallets.try_all(db, [asked])
     if cannot_pay(outcome) or isinstance(outcome, BursarError):
         return False
@@ -125,63 +133,82 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
     method = await db.scalar(
         select(PaymentMethod).filter_by(user_id=invoice.user_id, is_default=True)
     )
-    usable = method is not None and any(
+    if method is None or not await may_try(db, providers, invoice, method):
+        invoice.next_try_at = datetime.now(UTC) + DECLINES[0]
+        return None
+    wanted = methods.payment_by(
+        method,
+        amount=invoice.total,
+        currency=invoice.currency,
+        purpose=INVOICE,
+        invoice_id=invoice.id,
+        description=f"Invoice {invoice.title}",
+        change_reason="an invoice is due",
+    )
+    return next(iter(await methods.begin_payments(db, [wanted])), None)
+
+
+async def may_try(
+    db: AsyncSession, providers: Providers, invoice: Invoice, method: PaymentMethod
+) -> bool:
+    """Not one whose payment of this invoice was contested: its owner does not want that."""
+    usable = any(
         (each.name, each.is_test) == (method.provider, method.test_mode)
         for each in providers.known.values()
     )
-    if method is None or not usable or await declined(db, invoice, method) > len(DECLINES):
-        invoice.next_try_at = datetime.now(UTC) + DECLINES[0]
-        return None
-    by_paypal = "paypal" in (method.provider, method.kind)
-    row = insert(Payment).values(
-        user_id=invoice.user_id,
-        amount=invoice.total,
-        currency=invoice.currency,
-        payment_method="paypal" if by_paypal else "stripe",
-        purpose=INVOICE,
-        invoice_id=invoice.id,
-        provider=method.provider,
-        test_mode=method.test_mode,
-        method_id=method.id,
-        automatic=True,
-        description=f"Invoice {invoice.title}",
-        change_reason="an invoice is due",
-        changed_by="system",
-    )
-    row = row.on_conflict_do_nothing(
-        index_elements=["user_id"], index_where=text("automatic and status = 'pending'")
-    )
-    return await db.scalar(row.returning(Payment.id))
+    if not usable or await declined(db, invoice, method) > len(DECLINES):
+        return False
+    contested = select(Dispute.id).join(Payment, Payment.id == Dispute.payment_id)
+    contested = contested.where(Dispute.status == DisputeStatus.LOST, *tried(invoice, method))
+    return await db.scalar(contested.limit(1)) is None
 
 
 async def declined(db: AsyncSession, invoice: Invoice, method: PaymentMethod) -> int:
-    """How often this method has not paid it; another one begins anew."""
+    """How often this method has not paid it since it is open; another one begins anew."""
     failed = select(func.count(Payment.id)).where(
-        Payment.invoice_id == invoice.id,
-        Payment.method_id == method.id,
+        *tried(invoice, method),
         Payment.automatic,
         Payment.status == Status.FAILED,
+        Payment.created_at >= (invoice.reopened_at or invoice.issued_at),
     )
     return await db.scalar(failed) or 0
 
 
-async def payment_came(db: AsyncSession, payment_id: UUID) -> bool:
-    """Whether the payment is needed: its invoice is settled by it, or staff have to look at it, for
-    it is less than the whole."""
+def tried(invoice: Invoice, method: PaymentMethod) -> tuple[ColumnElement[bool], ...]:
+    return Payment.invoice_id == invoice.id, Payment.method_id == method.id
+
+
+async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
+    """Makes an invoice say what is so of all payments for it, whichever was told of. Answers
+    those that nobody needs; one that brings less than the whole waits for staff, or another one."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
-        return True
+        return []
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
-    if invoice.payment_id == payment.id:
-        return True
-    if invoice.status != InvoiceStatus.OPEN:
-        return False
-    if (
-        payment.currency == invoice.currency
-        and payment.captured - payment.refunded >= invoice.total
-    ):
-        await settle(db, invoice, {"payment_id": payment.id})
-    return True
+    was_taken = await reopening.reopen_if_taken(db, invoice)
+    came = await payments_with_money(db, invoice)
+    if invoice.status == InvoiceStatus.OPEN:
+        if whole := next((each for each in came if is_whole(each, invoice)), None):
+            await settle(db, invoice, {"payment_id": whole.id})
+        elif was_taken:
+            await reopening.tell(db, invoice)
+    if invoice.status == InvoiceStatus.OPEN:
+        return []
+    others = [each for each in came if each.id != invoice.payment_id]
+    return [each.id for each in others if each.refundable > 0 and not each.disputed]
+
+
+async def payments_with_money(db: AsyncSession, invoice: Invoice) -> Sequence[Payment]:
+    """The oldest first: that one is the invoice's, and the others go back."""
+    query = select(Payment).where(
+        Payment.invoice_id == invoice.id, Payment.captured > Payment.refunded
+    )
+    query = query.order_by(Payment.payment_date, Payment.id)
+    return (await db.scalars(query.execution_options(populate_existing=True))).all()
+
+
+def is_whole(payment: Payment, invoice: Invoice) -> bool:
+    return payment.captured - payment.refunded - payment.refund_pending >= invoice.total
 
 
 async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
@@ -200,22 +227,12 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
 
 
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
-    """A payment for what was settled otherwise goes back whole: the way it came, or what came as
-    cash, check or transfer into the wallet."""
-    payment = await payments.payment(db, payment_id, lock=True)
-    invoice = await queries.invoice(db, payment.invoice_id) if payment.invoice_id else None
-    needed = invoice is None or invoice.payment_id == payment.id
-    if needed or payment.refundable <= 0 or payment.disputed:
+    """What was paid for an invoice that was settled otherwise goes back whole. The invoice is
+    locked, before the payment: it may be open again, and need it."""
+    payment = await payments.payment(db, payment_id)
+    if payment.invoice_id is None:
         return None
-    by_hand = payment.provider == MANUAL
-    if by_hand and payment.user_id is None:
+    invoice = await queries.invoice(db, payment.invoice_id, lock=True)
+    if invoice.status == InvoiceStatus.OPEN or invoice.payment_id == payment.id:
         return None
-    asked, _ = await refunds.request(
-        db,
-        payment.id,
-        payment.refundable,
-        destination=Destination.WALLET if by_hand else Destination.PROVIDER,
-        reason="The invoice was settled already",
-        key="billing:unneeded",
-    )
-    return asked
+    return await refunds.give_back(db, payment.id, reason="The invoice was settled already")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import with_expression
 
 from bursar.accounts import queries as accounts
 from bursar.billing.models import BillingMeter, Invoice, PricePlan, UsageCharge, UsagePeriod
@@ -17,13 +18,17 @@ from bursar.core.errors import NotFound
 from bursar.core.money import decimal
 from bursar.core.paging import Order, Page, PageQuery
 from bursar.metering.models import MonthlyUsage, UsageStop
+from bursar.payments.models import Payment
 from bursar.wallets.models import Asset
+
+MOST_PAYMENTS = 100  # of one invoice
 
 METERS = Order(
     {"created_at": BillingMeter.created_at}, key=BillingMeter.code, default="-created_at"
 )
 PLANS = Order({"created_at": PricePlan.created_at}, key=PricePlan.id, default="-created_at")
 INVOICES = Order({"issued_at": Invoice.issued_at}, key=Invoice.id, default="-issued_at")
+WITH_KEPT = with_expression(Invoice.kept, func.invoice_money_kept(Invoice.id))
 CHARGES = Order({"created_at": UsageCharge.created_at}, key=UsageCharge.id, default="-created_at")
 
 
@@ -224,7 +229,7 @@ async def invoices(
 ) -> Page[Invoice]:
     if user_id:
         await accounts.user(db, user_id)
-    query = select(Invoice)
+    query = select(Invoice).options(WITH_KEPT)
     if user_id:
         query = query.where(Invoice.user_id == user_id)
     if status:
@@ -237,13 +242,22 @@ async def invoices(
 async def invoice(
     db: AsyncSession, invoice_id: UUID, *, user_id: UUID | None = None, lock: bool = False
 ) -> Invoice:
-    query = select(Invoice).where(Invoice.id == invoice_id)
+    """Locked first and then read: what stands in other tables is of after the wait for it too."""
     if lock:
-        query = query.with_for_update(key_share=True)
+        locking = select(Invoice.id).where(Invoice.id == invoice_id)
+        await db.execute(locking.with_for_update(key_share=True))
+    query = select(Invoice).options(WITH_KEPT).where(Invoice.id == invoice_id)
     row: Invoice | None = await db.scalar(query.execution_options(populate_existing=True))
     if row is None or (user_id is not None and row.user_id != user_id):
         raise NotFound("There is no such invoice.")
     return row
+
+
+async def payments_for(db: AsyncSession, invoice_id: UUID) -> Sequence[Payment]:
+    """What was paid for an invoice, or was to be; the newest first."""
+    query = select(Payment).where(Payment.invoice_id == invoice_id)
+    query = query.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(MOST_PAYMENTS)
+    return (await db.scalars(query.execution_options(populate_existing=True))).all()
 
 
 async def is_stopped(db: AsyncSession, user_id: UUID) -> bool:

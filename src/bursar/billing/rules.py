@@ -20,6 +20,14 @@ INVOICE_DUE_DAYS = setting(
     ge=0,
     le=180,
 )
+INVOICE_REOPENED_DAYS = setting(
+    "invoice_reopened_days",
+    int,
+    7,
+    "How many days a customer has at least to pay an invoice again whose payment was taken back.",
+    ge=0,
+    le=180,
+)
 STOP_UNPAID = setting(
     "billing_stop_unpaid",
     bool,

@@ -1,5 +1,6 @@
 """Billing over the wire: to customers in snake_case, to staff in camelCase."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Self
@@ -13,6 +14,9 @@ from bursar.billing.queries import Charge
 from bursar.core.money import NUMBER
 from bursar.core.paging import PageFields
 from bursar.core.wire import WHOLE, Line, Moment, Money, StaffWire, Wire
+from bursar.payments.models import Payment
+from bursar.payments.schemas import PaymentOut
+from bursar.payments.staff_schemas import PaymentForStaff
 
 MOST_UNITS = 10**12
 MOST_TIERS = 20
@@ -22,6 +26,7 @@ Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", examples=["report
 Name = Annotated[Line, Field(min_length=1, max_length=100)]
 Endpoint = Annotated[Line, Field(min_length=1, max_length=300)]
 Units = Annotated[int, Field(strict=True, ge=0, le=MOST_UNITS), WHOLE]
+Reason = Annotated[Line, Field(min_length=3, max_length=500)]
 UnitPrice = Annotated[
     Decimal,
     Field(ge=0, le=1_000_000, decimal_places=12, allow_inf_nan=False),
@@ -270,10 +275,14 @@ class InvoiceFields(BaseModel):
     month: str
     currency: str
     total: Money
+    refunded: Money = Field(description="Of what has paid it, so much has gone back since.")
     status: InvoiceStatus
     payment_id: UUID | None
     operation_id: UUID | None
     void_reason: str | None
+    reopen_reason: str | None = Field(
+        description="Why it was to be paid again, where what had paid it is gone."
+    )
 
 
 class InvoiceOut(InvoiceFields, Wire):
@@ -282,6 +291,7 @@ class InvoiceOut(InvoiceFields, Wire):
     issued_at: Moment
     due_at: Moment
     paid_at: Moment | None
+    reopened_at: Moment | None
 
     @classmethod
     def of(cls, row: Invoice) -> "InvoiceOut":
@@ -289,13 +299,18 @@ class InvoiceOut(InvoiceFields, Wire):
 
 
 class InvoiceWithLines(InvoiceOut):
-    """An invoice with its lines. Their exact sum is rounded down to what can be paid."""
+    """An invoice with its lines and payments. The exact sum of the lines is rounded down to what
+    can be paid."""
 
     lines: list[ChargeOut]
+    payments: list[PaymentOut] = Field(description="All that were for it, the newest first.")
 
     @classmethod
-    def told(cls, row: Invoice, lines: list[Charge]) -> "InvoiceWithLines":
-        return cls.model_validate({**facts(row), "lines": lines})
+    def told(
+        cls, row: Invoice, lines: list[Charge], payments: Sequence[Payment]
+    ) -> "InvoiceWithLines":
+        paid = [PaymentOut.of(each) for each in payments]
+        return cls.model_validate({**facts(row), "lines": lines, "payments": paid})
 
 
 class InvoiceList(PageFields, Wire):
@@ -312,6 +327,7 @@ class InvoiceForStaff(InvoiceFields, StaffWire):
     issued_at: Moment
     due_at: Moment
     paid_at: Moment | None
+    reopened_at: Moment | None
     version: int
 
     @classmethod
@@ -321,14 +337,18 @@ class InvoiceForStaff(InvoiceFields, StaffWire):
 
 
 class InvoiceWithLinesForStaff(InvoiceForStaff):
-    """An invoice with its lines."""
+    """An invoice with its lines and payments."""
 
     lines: list[ChargeForStaff]
+    payments: list[PaymentForStaff] = Field(description="All that were for it, the newest first.")
 
     @classmethod
-    def told(cls, row: Invoice, lines: list[Charge]) -> "InvoiceWithLinesForStaff":
+    def told(
+        cls, row: Invoice, lines: list[Charge], payments: Sequence[Payment]
+    ) -> "InvoiceWithLinesForStaff":
         known = InvoiceForStaff.of(row).model_dump(by_alias=False)
-        return cls.model_validate({**known, "lines": lines})
+        paid = [PaymentForStaff.of(each) for each in payments]
+        return cls.model_validate({**known, "lines": lines, "payments": paid})
 
 
 class InvoiceListForStaff(PageFields, StaffWire):
@@ -340,12 +360,20 @@ class InvoiceListForStaff(PageFields, StaffWire):
 class Cancellation(StaffWire):
     """Why nobody is asked for it any more."""
 
-    reason: Annotated[Line, Field(min_length=3, max_length=500)]
+    reason: Reason
+
+
+class Reopening(StaffWire):
+    """Why it is to be paid again; the customer is told."""
+
+    reason: Reason
 
 
 def facts(row: Invoice) -> dict[str, Any]:
     names = (
         "id", "month", "currency", "total", "status", "payment_id", "operation_id", "void_reason",
-        "issued_at", "due_at", "paid_at",
+        "issued_at", "due_at", "paid_at", "reopened_at", "reopen_reason",
     )  # fmt: skip
-    return {"number": row.title, **{name: getattr(row, name) for name in names}}
+    refunded = Decimal(0) if row.kept is None else row.total - row.kept
+    known = {"number": row.title, "refunded": refunded}
+    return known | {name: getattr(row, name) for name in names}

@@ -51,6 +51,18 @@ class InvoicePaid(
     user_id: UUID | None
 
 
+class InvoiceReopened(
+    events.Event,
+    name="billing.invoice_reopened",
+    published_by={Role.WORKER, Role.STAFF},
+    public=True,
+):
+    """An invoice is to be paid again: the money that had paid it is gone."""
+
+    invoice_id: UUID
+    user_id: UUID | None
+
+
 ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtextextended('billing meters', 0))")
 
 
@@ -168,10 +180,11 @@ class InvoiceClosed(BursarError, status=409, code="billing.invoice_closed"):
 async def give_up(
     db: AsyncSession, invoice_id: UUID, *, reason: str, if_match: str | None = None
 ) -> Invoice:
-    """Nobody is asked for it any more. What it stands for stays billed."""
+    """Nobody is asked for it any more. What it stands for stays billed. Also where it was paid, and
+    all of that has gone back."""
     row = await queries.invoice(db, invoice_id, lock=True)
     etag.check(if_match, row.version)
-    if row.status != InvoiceStatus.OPEN:
+    if row.status == InvoiceStatus.VOID or row.kept:
         raise closed(row)
     row.status, row.void_reason = InvoiceStatus.VOID, reason
     await db.flush()

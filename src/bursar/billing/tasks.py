@@ -21,9 +21,8 @@ from bursar.core.queue import HoldLost
 from bursar.metering.rules import USAGE_RETENTION_MONTHS
 from bursar.payments import asking
 from bursar.payments.asking import Desk
-from bursar.payments.models import RefundStatus
 from bursar.payments.providers.registry import providers
-from bursar.payments.tasks import give_back as ask_provider
+from bursar.payments.tasks import go_on
 from bursar.system import queries as system
 
 log = logging.getLogger(__name__)
@@ -122,12 +121,14 @@ async def collect_one(run: Run, desk: Desk, invoice_id: UUID) -> None:
         log.error("the invoice %s cannot be collected: %s\n%s", invoice_id, told, where)
 
 
-@events.on("payments.completed", "payments.disputed", subscriber="billing.mark_paid")
+@events.on(
+    "payments.completed", "payments.refunded", "payments.disputed", subscriber="billing.mark_paid"
+)
 async def mark_paid(db: AsyncSession, event: Published) -> None:
-    """An invoice is paid by the payment for it; a second one goes back, once nobody contests it."""
-    payment_id = event.payload["payment_id"]
-    if not await paying.payment_came(db, UUID(payment_id)):
-        await jobs.enqueue(db, give_back, {"payment_id": payment_id}, unique_key=payment_id)
+    """An invoice is paid by the payment for it, and open again where that is taken from us; what it
+    does not need goes back, once nobody contests it."""
+    for each in await paying.heed(db, UUID(event.payload["payment_id"])):
+        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=str(each))
 
 
 @events.on("payments.failed", subscriber="billing.try_later")
@@ -139,6 +140,4 @@ async def try_later(db: AsyncSession, event: Published) -> None:
 @jobs.job("billing.give_back", added_by={Role.WORKER})
 async def give_back(db: AsyncSession, payload: dict[str, Any]) -> None:
     """Has a payment given back whose invoice was settled otherwise."""
-    refund = await paying.give_back(db, UUID(payload["payment_id"]))
-    if refund is not None and refund.status == RefundStatus.PENDING:
-        await jobs.enqueue(db, ask_provider, {"refund": str(refund.id)})
+    await go_on(db, await paying.give_back(db, UUID(payload["payment_id"])))

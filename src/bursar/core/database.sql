@@ -81,6 +81,23 @@ end $$;
 
 revoke execute on procedure let_owner_and_staff_read(regclass) from public;
 
+-- For tables whose rows have a number without a gap in each year: given in the transaction that writes
+-- the row, so a rolled back one leaves none, and nobody chooses one. Where a table has a column
+-- `series`, each of them is counted apart.
+create or replace function number_in_series() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  new.issued_at := now();
+  new.year := extract(year from new.issued_at at time zone 'UTC');
+  insert into series_numbers as counted (series, year, last)
+  values (concat_ws('.', tg_table_name, to_jsonb(new) ->> 'series'), new.year, 1)
+  on conflict (series, year) do update set last = counted.last + 1
+  returning last into new.number;
+  return new;
+end $$;
+revoke execute on function number_in_series() from public;
+call lock_down('series_numbers');
+
 -- Idempotency keys: everybody sees and makes their own, nobody changes one.
 call lock_down('idempotency_keys');
 grant select, insert on idempotency_keys to app_user, staff_user;

@@ -45,10 +45,10 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "events",
         "event_positions",
         "attempts",
-        "invoice_numbers",
         "meters",
         "one_time_tokens",
         "provider_times",
+        "series_numbers",
     )
 )
 

@@ -1,20 +1,7 @@
 -- Around payments: receipts, saved methods that go, automatic top-ups, reconciliation, the bank.
 
--- A receipt's number is the next one of its year: given in the transaction that writes the receipt,
--- so a rolled back one leaves no gap, and nobody chooses one.
-create or replace function number_receipt() returns trigger
-language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
-begin
-  new.issued_at := now();
-  new.year := extract(year from new.issued_at at time zone 'UTC');
-  insert into receipt_numbers as counted (series, year, last) values (new.series, new.year, 1)
-  on conflict (series, year) do update set last = counted.last + 1
-  returning last into new.number;
-  return new;
-end $$;
-revoke execute on function number_receipt() from public;
-create or replace trigger number_receipt before insert on receipts
-  for each row execute function number_receipt();
+create or replace trigger number_in_series before insert on receipts
+  for each row execute function number_in_series();
 call write_once('receipts');
 
 call lock_down('receipts');
@@ -25,7 +12,6 @@ create policy own on receipts for select to app_user
 create policy staff on receipts for select to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 create policy worker on receipts to worker_user using (true) with check (true);
-call lock_down('receipt_numbers');
 
 -- Whoever deletes a saved method, and also where it goes with its customer: the provider is told.
 create or replace function keep_forgotten_method() returns trigger

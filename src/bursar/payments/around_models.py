@@ -54,17 +54,6 @@ class Receipt(Base):
         return f"{'TEST-' if self.series == Series.TEST else ''}{self.year}-{self.number:06}"
 
 
-class ReceiptNumber(Base):
-    """The last number that was given in a year; a trigger counts."""
-
-    __tablename__ = "receipt_numbers"
-    unaudited = True
-
-    series: Mapped[str] = mapped_column(primary_key=True)
-    year: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    last: Mapped[int] = mapped_column(server_default=NOTHING)
-
-
 class ForgottenMethod(Base):
     """A saved method that is gone here and is to be forgotten at its provider; by a trigger."""
 

@@ -176,8 +176,8 @@ declare
 begin
   if tg_op = 'INSERT' then
     pending := new.amount;
-  elsif (old.payment_id, old.amount, old.destination, old.created_at)
-    is distinct from (new.payment_id, new.amount, new.destination, new.created_at)
+  elsif (old.payment_id, old.amount, old.destination, old.taken, old.created_at)
+    is distinct from (new.payment_id, new.amount, new.destination, new.taken, new.created_at)
     or (new.status <> old.status
       and (old.status, new.status) not in
         (('pending', 'completed'), ('pending', 'failed'), ('completed', 'returned'),

@@ -289,6 +289,7 @@ class Refund(Base):
     provider_state: Mapped[str] = mapped_column(server_default=ProviderState.INTENDED)
     provider_refund_id: Mapped[str | None] = mapped_column(unique=True)
     reason: Mapped[str | None]
+    taken: Mapped[bool] = mapped_column(server_default=NO)  # from us: it bounced, or a bank has
     requested_by: Mapped[str]
     failure_reason: Mapped[str | None]
     idempotency_key: Mapped[str | None]

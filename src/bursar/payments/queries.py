@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -87,6 +88,24 @@ async def payment(db: AsyncSession, payment_id: UUID, *, lock: bool = False) -> 
     if found is None:
         raise UnknownPayment("There is no such payment.")
     return found
+
+
+class Taken(StrEnum):
+    """How money was taken from us, rather than given back."""
+
+    CONTESTED = "contested"  # and the dispute was lost
+    RETURNED = "returned"  # it bounced, or a bank has taken it back
+
+
+async def taken(db: AsyncSession, payment_id: UUID) -> Taken | None:
+    """Whether any of a payment's money was taken from us, and how."""
+    lost = select(Dispute.id).filter_by(payment_id=payment_id, status=DisputeStatus.LOST)
+    if await db.scalar(lost.where(Dispute.counted > 0).limit(1)):
+        return Taken.CONTESTED
+    gone = select(Refund.id).filter_by(
+        payment_id=payment_id, taken=True, status=RefundStatus.COMPLETED
+    )
+    return Taken.RETURNED if await db.scalar(gone.limit(1)) else None
 
 
 async def audits(db: AsyncSession, payment_id: UUID, ask: PageQuery) -> Page[PaymentAudit]:

@@ -83,7 +83,7 @@ async def made_elsewhere(db: AsyncSession, payment: Payment, fact: Fact) -> Appl
         return Applied(KNOWN, reason="it is the money that a dispute has taken already")
     if amount > payment.refundable:
         return await no_room(db, payment, amount)
-    await record_gone(db, payment, amount, fact)
+    await record_gone(db, payment, amount, fact, taken=fact.is_reversal)
     return Applied(DONE)
 
 
@@ -119,14 +119,17 @@ async def is_one_unanswered(db: AsyncSession, payment: Payment) -> bool:
     return await db.scalar(query.limit(1)) is not None
 
 
-async def record_gone(db: AsyncSession, payment: Payment, amount: Decimal, fact: Fact) -> Refund:
-    """Writes down money that has gone back already, and takes it out of the wallet as far as it is
-    there."""
+async def record_gone(
+    db: AsyncSession, payment: Payment, amount: Decimal, fact: Fact, *, taken: bool
+) -> Refund:
+    """Writes down money that has gone back already, given by somebody at their provider's page or
+    taken from us; and takes it out of the wallet as far as it is there."""
     refund = Refund(
         payment_id=payment.id,
         amount=amount,
         requested_by=fact.provider,
         reason=(fact.reason or f"at {fact.provider}")[:500],
+        taken=taken,
         provider_refund_id=fact.object_id,
     )
     db.add(refund)

@@ -195,9 +195,8 @@ async def bounce(db: AsyncSession, payment_id: UUID, *, reason: str) -> Payment:
         await settling.apply(db, told(payment, What.CANCELLED, str(payment.id), None, reason))
     elif payment.refundable > 0:
         name = f"bounce:{payment.id}"
-        await refunding.record_gone(
-            db, payment, payment.refundable, told(payment, What.REFUNDED, name, None, reason)
-        )
+        fact = told(payment, What.REFUNDED, name, None, reason)
+        await refunding.record_gone(db, payment, payment.refundable, fact, taken=True)
     else:
         audit.nothing_changed(db)
         return payment

@@ -1,0 +1,70 @@
+"""An invoice whose money is gone is open again: paid anew, or at last overdue, as any other one."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bursar.audit import service as audit
+from bursar.billing import invoicing, queries
+from bursar.billing.models import Invoice, InvoiceStatus
+from bursar.billing.rules import DECLINES, INVOICE_REOPENED_DAYS
+from bursar.billing.service import InvoiceReopened, closed
+from bursar.core import etag, events
+from bursar.core.errors import BursarError
+from bursar.payments import queries as payments
+from bursar.system import queries as system
+
+
+class StillPaid(BursarError, status=409, code="billing.still_paid"):
+    """Money that has paid this invoice is still here; `kept` says how much. Give it back first."""
+
+
+async def reopen(
+    db: AsyncSession, invoice_id: UUID, *, reason: str, if_match: str | None = None
+) -> Invoice:
+    """By staff, after they have given its money back. Again, it changes nothing."""
+    row = await queries.invoice(db, invoice_id, lock=True)
+    etag.check(if_match, row.version)
+    if row.status == InvoiceStatus.OPEN:
+        audit.nothing_changed(db)
+        return row
+    if row.status == InvoiceStatus.VOID:
+        raise closed(row)
+    if row.kept:
+        raise StillPaid(
+            f"Of what has paid the invoice {row.title}, {row.kept:f} {row.currency} is still here.",
+            kept=row.kept,
+            currency=row.currency,
+        )
+    await open_again(db, row, reason)
+    await tell(db, row)
+    await audit.record(db, "billing.invoice_reopened", "invoice", row.id, after={"reason": reason})
+    return row
+
+
+async def reopen_if_taken(db: AsyncSession, invoice: Invoice) -> bool:
+    """Where its payment was taken from us and less than the whole is left. What staff have given
+    back leaves it paid, until they say otherwise."""
+    if invoice.payment_id is None or invoice.kept is None or invoice.kept >= invoice.total:
+        return False
+    how = await payments.taken(db, invoice.payment_id)
+    if how is not None:
+        await open_again(db, invoice, f"Its payment was {how}.")
+    return how is not None
+
+
+async def open_again(db: AsyncSession, invoice: Invoice, reason: str) -> None:
+    """What had paid it, a trigger takes off it. The customer is told before a method is tried."""
+    now = datetime.now(UTC)
+    days = await system.value(db, INVOICE_REOPENED_DAYS)
+    invoice.status, invoice.reopen_reason = InvoiceStatus.OPEN, reason
+    invoice.due_at = max(invoice.due_at, now + timedelta(days=days))
+    invoice.next_try_at = now + DECLINES[0]
+    await db.flush()
+    await db.refresh(invoice)
+    await events.publish(db, InvoiceReopened(invoice_id=invoice.id, user_id=invoice.user_id))
+
+
+async def tell(db: AsyncSession, invoice: Invoice) -> None:
+    await invoicing.tell(db, invoice, "invoice_reopened", reason=invoice.reopen_reason)
