@@ -17,6 +17,7 @@ from tests.billing.meterman import (
     ask,
     charges,
     collect,
+    costs,
     hear,
     hour,
     invoices,
@@ -44,6 +45,21 @@ async def test_who_cannot_be_invoiced_keeps_nobody_waiting(live_db: Live) -> Non
     assert [each["total"] for each in await invoices(live_db, DORA)] == [10_000]
     [look] = await rows(live_db, "select upto from billing_looks where month = $1", LAST)
     assert look["upto"] is None  # Carl is not passed over for good
+
+
+async def test_what_the_ledger_cannot_move_is_said_and_not_cut(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    await opened(live_db, [(None, "10000")])
+    await fund(live_db, DORA, 10_000)
+    await use(live_db, CARL, 10**9)
+    await use(live_db, DORA, 1)
+    await minute(live_db)
+    assert "more than the ledger can move" in caplog.text
+    assert await charges(live_db) == []
+    assert await charges(live_db, DORA) == [(0, 1, 10_000)]
+    [told] = (await costs(live_db))["costs"]
+    assert told["amount"] == 10**13
 
 
 async def test_a_look_goes_on_where_a_crash_has_ended_it(live_db: Live) -> None:

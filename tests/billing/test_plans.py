@@ -62,6 +62,13 @@ async def test_a_quote_says_what_a_month_costs(live_db: Live) -> None:
     assert (await ask(live_db, "GET", f"{PLANS}/{its_id}/quote?units=-1")).status_code == 422
 
 
+async def test_a_quote_is_exact_however_much_it_is(live_db: Live) -> None:
+    await meter(live_db)
+    its_id = await plan(live_db, "calls", [(None, "999999.999999999999")])
+    answer = await ask(live_db, "GET", f"{PLANS}/{its_id}/quote?units={10**12}")
+    assert '"amount":999999999999999999.000000' in answer.text
+
+
 BAD: dict[str, dict[str, Any]] = {
     "no tier": {"priceTiers": []},
     "a last tier with an end": {"priceTiers": [{"upTo": 5, "unitPrice": 1}]},

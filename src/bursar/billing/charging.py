@@ -6,12 +6,15 @@ Who has too little in the wallet is charged for all of it once there is enough.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.billing.models import Charging, UsageCharge, UsagePeriod
+from bursar.core import money
 from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
@@ -46,6 +49,11 @@ class Due:
     amount_after: int
 
 
+class TooMuch(BursarError, status=409, code="billing.too_much"):
+    """More than an invoice can say or the ledger can move: the usage or its price cannot be right.
+    It stands in the log, for staff to look at."""
+
+
 async def due(
     db: AsyncSession, people: Sequence[UUID], month: str, charging: Charging
 ) -> list[Due]:
@@ -53,7 +61,13 @@ async def due(
     facts = {"people": people, "month": month}
     await db.execute(OPEN, facts)
     rows = await db.execute(DUE, {**facts, "charging": charging})
-    return [Due(*row) for row in rows]
+    return [checked(**row) for row in rows.mappings()]
+
+
+def checked(amount: Decimal, amount_after: Decimal, **about: Any) -> Due:
+    if amount_after > money.MOST_MINOR:
+        raise TooMuch(f"{amount_after} of the smallest unit is more than the ledger can move.")
+    return Due(amount=int(amount), amount_after=int(amount_after), **about)
 
 
 async def charge(db: AsyncSession, people: Sequence[UUID], month: str) -> int:

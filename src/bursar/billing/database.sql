@@ -2,14 +2,15 @@
 
 -- What the first `units` of a month cost, in the smallest unit of a currency with `scale` digits. The
 -- first `included` cost nothing; a tier holds up to its `up_to`, counted from the first unit of the
--- month. It is rounded down once, here: so what was billed piece by piece adds up to the whole.
+-- month. It is rounded down once, here: so what was billed piece by piece adds up to the whole. It is
+-- exact however much it is; more than the ledger can move is refused by whoever bills it.
 create or replace function usage_cost(tiers jsonb, included bigint, units bigint, scale integer)
-returns bigint
+returns numeric
 language sql immutable parallel safe
 return (
-  select least(4e18, floor(coalesce(sum(
+  select floor(coalesce(sum(
     greatest(0, least(units, coalesce(up_to, units)) - greatest(below, included))::numeric * unit_price
-  ), 0) * power(10::numeric, scale)))::bigint
+  ), 0) * power(10::numeric, scale))
   from (
     select (tier ->> 'up_to')::bigint as up_to, (tier ->> 'unit_price')::numeric as unit_price,
       coalesce(lag((tier ->> 'up_to')::bigint) over (order by place), 0) as below
@@ -117,7 +118,7 @@ $$;
 -- has enough.
 create or replace function usage_due(people uuid[], its_month text, its_charging text)
 returns table (period_id uuid, user_id uuid, meter text, plan text, currency text, scale integer,
-  from_units bigint, to_units bigint, amount bigint, amount_after bigint)
+  from_units bigint, to_units bigint, amount numeric, amount_after numeric)
 language sql set search_path = pg_catalog, public, pg_temp as $$
   select period.id, period.user_id, period.meter, plan.name, plan.currency, assets.scale,
     period.units, found.units, cost.amount - period.amount, cost.amount

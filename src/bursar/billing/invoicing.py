@@ -17,20 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.billing import charging
-from bursar.billing.charging import Due
+from bursar.billing.charging import Due, TooMuch
 from bursar.billing.models import Charging, Invoice, UsageCharge
 from bursar.billing.rules import INVOICE_DUE_DAYS
 from bursar.billing.service import InvoiceIssued
 from bursar.core import events, money
-from bursar.core.errors import BursarError
 from bursar.core.mail_settings import is_address
 from bursar.payments import currencies
 from bursar.system import queries as system
-
-
-class TooMuch(BursarError, status=409, code="billing.too_much"):
-    """More than any invoice can say: the usage or its price cannot be right. It stands in the log,
-    for staff to look at."""
 
 
 async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Invoice]:

@@ -85,7 +85,7 @@ async def quote(db: AsyncSession, plan_id: UUID, units: int) -> Decimal:
     """What so many units of one month cost by a plan, to the last digit."""
     await plan(db, plan_id)
     amount, scale = (await db.execute(QUOTE, {"plan_id": plan_id, "units": units})).one()
-    return decimal(amount, scale)
+    return decimal(int(amount), scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,10 @@ async def costs(db: AsyncSession, user_id: UUID, month: str) -> list[Cost]:
 
 def cost(
     meter: str, plan_id: UUID, plan: str, charging: str, currency: str, included: int, units: int,
-    amount: int, billed_units: int, billed: int, unpaid_since: datetime | None, scale: int,
+    amount: Decimal, billed_units: int, billed: int, unpaid_since: datetime | None, scale: int,
 ) -> Cost:  # fmt: skip
     return Cost(
-        meter, plan_id, plan, charging, currency, included, units, decimal(amount, scale),
+        meter, plan_id, plan, charging, currency, included, units, decimal(int(amount), scale),
         billed_units, decimal(billed, scale), unpaid_since,
     )  # fmt: skip
 

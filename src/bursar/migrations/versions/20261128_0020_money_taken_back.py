@@ -7,7 +7,7 @@ down_revision = "20261128_0019"
 
 
 def upgrade() -> None:
-    for script in (TAKEN, REOPENED, SERIES):
+    for script in (TAKEN, REOPENED, SERIES, COSTS):
         run(script)
 
 
@@ -39,4 +39,10 @@ union all select 'invoices', year, last from invoice_numbers;
 drop table receipt_numbers, invoice_numbers;
 drop function if exists number_receipt() cascade;
 drop function if exists number_invoice() cascade;
+"""
+
+# They answer another type, which cannot be replaced.
+COSTS = """
+drop function if exists usage_due(uuid[], text, text);
+drop function if exists usage_cost(jsonb, bigint, bigint, integer);
 """
