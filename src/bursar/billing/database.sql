@@ -224,10 +224,7 @@ end $$;
 revoke execute on function check_usage_period() from public;
 create or replace trigger check_usage_period before insert or update on usage_periods
   for each row execute function check_usage_period();
-create or replace trigger refuse_removal before delete on usage_periods
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on usage_periods
-  for each statement execute function refuse_change();
+call never_removed('usage_periods');
 
 -- A charge loses its owner with their row, and that is all that ever changes.
 create or replace function keep_usage_charge() returns trigger
@@ -322,10 +319,7 @@ create or replace trigger advance_invoice before update on invoices
   for each row execute function advance_invoice();
 create or replace trigger touch before update on invoices
   for each row when (old.status is distinct from new.status) execute function touch();
-create or replace trigger refuse_removal before delete on invoices
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on invoices
-  for each statement execute function refuse_change();
+call never_removed('invoices');
 
 -- A payment for an invoice is its customer's, in its currency.
 create or replace function check_invoice_payment() returns trigger

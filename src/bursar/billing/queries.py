@@ -173,15 +173,10 @@ async def charges(
 ) -> Page[Any]:
     if user_id:
         await accounts.user(db, user_id)
-    query = select(UsageCharge)
-    if user_id:
-        query = query.where(UsageCharge.user_id == user_id)
+    query = paging.only(select(UsageCharge), {UsageCharge.user_id: user_id})
     if month or meter:
         query = query.join(UsagePeriod, UsagePeriod.id == UsageCharge.period_id)
-    if month:
-        query = query.where(UsagePeriod.month == month)
-    if meter:
-        query = query.where(UsagePeriod.meter == meter)
+        query = paging.only(query, {UsagePeriod.month: month, UsagePeriod.meter: meter})
     page = await paging.fetch(db, query, ask, CHARGES, count_to=10_000)
     rows: Page[Any] = page
     return replace(rows, items=await explained(db, page.items))
@@ -229,13 +224,8 @@ async def invoices(
 ) -> Page[Invoice]:
     if user_id:
         await accounts.user(db, user_id)
-    query = select(Invoice).options(WITH_KEPT)
-    if user_id:
-        query = query.where(Invoice.user_id == user_id)
-    if status:
-        query = query.where(Invoice.status == status)
-    if month:
-        query = query.where(Invoice.month == month)
+    wanted = {Invoice.user_id: user_id, Invoice.status: status, Invoice.month: month}
+    query = paging.only(select(Invoice).options(WITH_KEPT), wanted)
     return await paging.fetch(db, query, ask, INVOICES, count_to=10_000)
 
 

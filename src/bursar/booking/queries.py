@@ -26,7 +26,7 @@ from bursar.booking.models import (
 from bursar.booking.refusals import ends_before_start, missing
 from bursar.booking.rules import LONGEST_LOOK, MOST_SLOTS
 from bursar.core.errors import InvalidInput
-from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.paging import Order, Page, PageQuery, fetch, only
 
 PROVIDERS = Order(
     {"name": Provider.name, "created_at": Provider.created_at}, key=Provider.id, default="name"
@@ -178,10 +178,10 @@ class Wanted:
 
 
 async def appointments(db: AsyncSession, ask: PageQuery, wanted: Wanted) -> Page[Appointment]:
-    query = select(Appointment)
-    for name in ("user_id", "provider_id", "service_id", "status"):
-        if (value := getattr(wanted, name)) is not None:
-            query = query.where(getattr(Appointment, name) == value)
+    names = ("user_id", "provider_id", "service_id", "status")
+    query = only(
+        select(Appointment), {getattr(Appointment, name): getattr(wanted, name) for name in names}
+    )
     if wanted.since:
         query = query.where(Appointment.starts_at >= wanted.since)
     if wanted.until:
@@ -206,12 +206,9 @@ async def trainings(
     search: str | None = None,
 ) -> Page[Training]:
     query = searched(select(Training), Training.searched, search)
-    if status:
-        query = query.where(Training.status == status)
+    query = only(query, {Training.status: status, Training.provider_id: provider_id})
     if upcoming:
         query = query.where(Training.starts_at > func.now())
-    if provider_id:
-        query = query.where(Training.provider_id == provider_id)
     return await fetch(db, query, ask, TRAININGS)
 
 
@@ -230,13 +227,12 @@ async def enrolments(
     training_id: UUID | None = None,
     status: EnrolmentStatus | None = None,
 ) -> Page[Enrolment]:
-    query = select(Enrolment)
-    if user_id:
-        query = query.where(Enrolment.user_id == user_id)
-    if training_id:
-        query = query.where(Enrolment.training_id == training_id)
-    if status:
-        query = query.where(Enrolment.status == status)
+    wanted = {
+        Enrolment.user_id: user_id,
+        Enrolment.training_id: training_id,
+        Enrolment.status: status,
+    }
+    query = only(select(Enrolment), wanted)
     return await fetch(db, query, ask, ENROLMENTS)
 
 

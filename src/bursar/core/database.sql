@@ -47,6 +47,19 @@ end $$;
 
 revoke execute on procedure write_once(regclass) from public;
 
+-- The same for a table whose rows go on changing: none is ever deleted, and all of them at once
+-- neither.
+create or replace procedure never_removed(target regclass)
+language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+begin
+  execute format('create or replace trigger refuse_removal before delete on %s
+    for each row execute function refuse_change()', target);
+  execute format('create or replace trigger refuse_truncate before truncate on %s
+    for each statement execute function refuse_change()', target);
+end $$;
+
+revoke execute on procedure never_removed(regclass) from public;
+
 -- Locks a table for everybody but its owner and forgets what an earlier version of its file
 -- allowed: what stands in the file after this call is all there is.
 create or replace procedure lock_down(target regclass)

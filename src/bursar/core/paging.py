@@ -7,7 +7,7 @@ go elsewhere move nothing. It carries the total as well, counted once for the fi
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
@@ -192,6 +192,12 @@ async def fetch(
         next_cursor = pack(direction.name, seen, total, direction.place(items[-1]))
     exact = total <= count_to
     return Page(items, min(total, count_to), ask.size, offset, next_cursor, exact)
+
+
+def only(query: Select[Row], wanted: Mapping[InstrumentedAttribute[Any], Any]) -> Select[Row]:
+    """Those rows that are what was asked for; where None is, nothing was."""
+    asked = {column: value for column, value in wanted.items() if value is not None}
+    return query.where(*(column == value for column, value in asked.items()))
 
 
 def of_list(rows: Sequence[Row], ask: PageQuery) -> Page[Row]:

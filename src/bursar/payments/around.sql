@@ -68,10 +68,7 @@ create policy worker on reconciliations to worker_user using (true) with check (
 
 create or replace trigger touch before update on reconciliation_differences
   for each row execute function touch();
-create or replace trigger refuse_removal before delete on reconciliation_differences
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on reconciliation_differences
-  for each statement execute function refuse_change();
+call never_removed('reconciliation_differences');
 call lock_down('reconciliation_differences');
 grant select, update (status, note, closed_by, settled_at) on reconciliation_differences
   to staff_user;
@@ -99,10 +96,7 @@ begin
 end $$;
 create or replace trigger keep_line before update on bank_lines
   for each row execute function keep_bank_line();
-create or replace trigger refuse_removal before delete on bank_lines
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on bank_lines
-  for each statement execute function refuse_change();
+call never_removed('bank_lines');
 call write_once('bank_statements');
 
 call lock_down('bank_statements');

@@ -24,7 +24,7 @@ from bursar.core import jobs
 from bursar.core.database import Role
 from bursar.core.errors import BursarError, NotFound
 from bursar.core.jobs import Run
-from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.paging import Order, Page, PageQuery, fetch, only
 from bursar.payments import bank_files, queries
 from bursar.payments import service as payments
 from bursar.payments.around_models import (
@@ -295,21 +295,24 @@ async def settle(db: AsyncSession, match: BankMatch) -> None:
     if not payment.captured:
         reason = f"bank line of {line.booked_on}"
         await payments.confirm(db, payment.id, amount=line.amount, reason=reason)
-    who = db.info["origin"].actor.name
-    line.status, line.payment_id = LineStatus.MATCHED, payment.id
-    line.decided_by, line.decided_at = who, func.now()
-    match.status, match.decided_by, match.decided_at = MatchStatus.ACCEPTED, who, func.now()
-    await db.flush()
+    line.payment_id = payment.id
+    await decide(db, line, LineStatus.MATCHED)
+    await decide(db, match, MatchStatus.ACCEPTED)
     others = update(BankMatch).where(
         BankMatch.status == MatchStatus.PROPOSED,
         (BankMatch.line_id == line.id) | (BankMatch.payment_id == payment.id),
     )
-    await db.execute(
-        others.values(status=MatchStatus.REJECTED, decided_by=who, decided_at=func.now())
-    )
-    await db.refresh(match)
+    by = {"decided_by": match.decided_by, "decided_at": match.decided_at}
+    await db.execute(others.values(status=MatchStatus.REJECTED, **by))
     after = {"line_id": line.id, "amount": line.amount}
     await audit.record(db, "payments.match_accepted", "payment", payment.id, after=after)
+
+
+async def decide(db: AsyncSession, row: BankLine | BankMatch, status: str) -> None:
+    """Who has said so stands beside it."""
+    row.status, row.decided_by, row.decided_at = status, db.info["origin"].actor.name, func.now()
+    await db.flush()
+    await db.refresh(row)
 
 
 def check_awaited(payment: Payment, line: BankLine) -> None:
@@ -328,10 +331,7 @@ async def reject(db: AsyncSession, match_id: UUID) -> BankMatch:
         return match
     if match.status == MatchStatus.ACCEPTED:
         raise Decided("This match was accepted, and the payment is confirmed.")
-    match.status = MatchStatus.REJECTED
-    match.decided_by, match.decided_at = db.info["origin"].actor.name, func.now()
-    await db.flush()
-    await db.refresh(match)
+    await decide(db, match, MatchStatus.REJECTED)
     await audit.record(db, "payments.match_rejected", "payment", match.payment_id)
     return match
 
@@ -344,10 +344,7 @@ async def dismiss(db: AsyncSession, line_id: UUID) -> BankLine:
         return line
     if line.status == LineStatus.MATCHED:
         raise Decided("This line is the money of a payment already.")
-    line.status = LineStatus.IGNORED
-    line.decided_by, line.decided_at = db.info["origin"].actor.name, func.now()
-    await db.flush()
-    await db.refresh(line)
+    await decide(db, line, LineStatus.IGNORED)
     await audit.record(db, "payments.bank_line_dismissed", "bank_line", line.id)
     return line
 
@@ -371,11 +368,8 @@ async def lines(
     status: LineStatus | None = None,
     statement_id: UUID | None = None,
 ) -> Page[BankLine]:
-    query = select(BankLine)
-    if status is not None:
-        query = query.where(BankLine.status == status)
-    if statement_id is not None:
-        query = query.where(BankLine.statement_id == statement_id)
+    wanted = {BankLine.status: status, BankLine.statement_id: statement_id}
+    query = only(select(BankLine), wanted)
     return await fetch(db, query, ask, LINES, count_to=COUNT_TO)
 
 
@@ -386,9 +380,5 @@ async def matches(
     status: MatchStatus | None = None,
     line_id: UUID | None = None,
 ) -> Page[BankMatch]:
-    query = select(BankMatch)
-    if status is not None:
-        query = query.where(BankMatch.status == status)
-    if line_id is not None:
-        query = query.where(BankMatch.line_id == line_id)
+    query = only(select(BankMatch), {BankMatch.status: status, BankMatch.line_id: line_id})
     return await fetch(db, query, ask, MATCHES, count_to=COUNT_TO)

@@ -80,10 +80,7 @@ create or replace trigger touch before update on payment_methods
   for each row execute function touch();
 create or replace trigger touch before update on refunds
   for each row execute function touch();
-create or replace trigger refuse_removal before delete on payments
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on payments
-  for each statement execute function refuse_change();
+call never_removed('payments');
 
 -- Definer's rights: nobody writes history but through this trigger.
 create or replace function keep_payment_change() returns trigger
@@ -201,10 +198,7 @@ end $$;
 revoke execute on function count_refund() from public;
 create or replace trigger count_refund after insert or update on refunds
   for each row execute function count_refund();
-create or replace trigger refuse_removal before delete on refunds
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on refunds
-  for each statement execute function refuse_change();
+call never_removed('refunds');
 
 -- Disputes, likewise. A refund of a payment with an open dispute is refused by name in Python, and
 -- here by what is left.
@@ -234,10 +228,7 @@ end $$;
 revoke execute on function count_dispute() from public;
 create or replace trigger count_dispute before insert or update on disputes
   for each row execute function count_dispute();
-create or replace trigger refuse_removal before delete on disputes
-  for each row execute function refuse_change();
-create or replace trigger refuse_truncate before truncate on disputes
-  for each statement execute function refuse_change();
+call never_removed('disputes');
 
 -- Who may do what.
 call lock_down('payments');

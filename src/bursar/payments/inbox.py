@@ -22,7 +22,7 @@ from bursar.core.database_errors import state_of, translate
 from bursar.core.errors import BursarError
 from bursar.core.failures import message
 from bursar.core.jobs import Run
-from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.paging import Order, Page, PageQuery, fetch, only
 from bursar.core.queue import HoldLost
 from bursar.payments import settling
 from bursar.payments.applied import DIFFERS, DONE, NOT_HERE, Applied
@@ -187,9 +187,7 @@ async def events(
         PaymentEvent.provider: provider,
         PaymentEvent.type: type_,
     }
-    query = select(PaymentEvent).where(
-        *(column == value for column, value in wanted.items() if value is not None)
-    )
+    query = only(select(PaymentEvent), wanted)
     if since is not None:
         query = query.where(PaymentEvent.received_at >= since)
     return await fetch(db, query, ask, EVENTS, count_to=COUNT_TO)

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from bursar.core.money import NUMBER, Amount
 from bursar.core.paging import PageFields
@@ -15,8 +15,8 @@ from bursar.payments.models import PaymentMethod
 from bursar.payments.schemas import Currency
 
 
-class MethodOut(Wire):
-    """What is known of a saved way to pay."""
+class MethodFields(BaseModel):
+    """What customers and staff see alike of a saved way to pay."""
 
     id: UUID
     provider: str
@@ -28,6 +28,10 @@ class MethodOut(Wire):
     is_default: bool
     test_mode: bool
     created_at: Moment
+
+
+class MethodOut(MethodFields, Wire):
+    """What is known of a saved way to pay."""
 
     @classmethod
     def of(cls, row: PaymentMethod) -> "MethodOut":
@@ -40,20 +44,10 @@ class MethodList(PageFields, Wire):
     payment_methods: list[MethodOut]
 
 
-class MethodForStaff(StaffWire):
+class MethodForStaff(MethodFields, StaffWire):
     """The same as staff see it."""
 
-    id: UUID
     user_id: UUID
-    provider: str
-    kind: str
-    brand: str | None
-    last_four: str | None
-    exp_month: int | None
-    exp_year: int | None
-    is_default: bool
-    test_mode: bool
-    created_at: Moment
 
     @classmethod
     def of(cls, row: PaymentMethod) -> "MethodForStaff":

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
 from bursar.core.errors import BursarError
-from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.paging import Order, Page, PageQuery, fetch, only
 from bursar.payments.models import (
     Dispute,
     DisputeStatus,
@@ -65,9 +65,7 @@ class Filters:
             Payment.reference: self.reference,
             Payment.unclaimed: self.unclaimed,
         }
-        query = query.where(
-            *(column == value for column, value in wanted.items() if value is not None)
-        )
+        query = only(query, wanted)
         if self.since:
             query = query.where(Payment.created_at >= self.since)
         if self.until:
@@ -128,20 +126,14 @@ async def refunds(
     payment_id: UUID | None = None,
     status: RefundStatus | None = None,
 ) -> Page[Refund]:
-    query = select(Refund)
-    if payment_id is not None:
-        query = query.where(Refund.payment_id == payment_id)
-    if status is not None:
-        query = query.where(Refund.status == status)
+    query = only(select(Refund), {Refund.payment_id: payment_id, Refund.status: status})
     return await fetch(db, query, ask, REFUNDS, count_to=COUNT_TO)
 
 
 async def disputes(
     db: AsyncSession, ask: PageQuery, *, status: DisputeStatus | None = None
 ) -> Page[Dispute]:
-    query = select(Dispute)
-    if status is not None:
-        query = query.where(Dispute.status == status)
+    query = only(select(Dispute), {Dispute.status: status})
     return await fetch(db, query, ask, DISPUTES, count_to=COUNT_TO)
 
 

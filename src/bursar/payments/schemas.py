@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from bursar.core.money import Amount
 from bursar.core.paging import PageFields
@@ -58,8 +58,8 @@ class PaymentIn(Wire):
         return {name: value for name in COLUMNS if (value := getattr(self, name)) is not None}
 
 
-class PaymentOut(Wire):
-    """A payment and what has come of it."""
+class PaymentFields(BaseModel):
+    """What customers and staff see alike of a payment."""
 
     id: UUID
     user_id: UUID | None
@@ -82,12 +82,17 @@ class PaymentOut(Wire):
     test_mode: bool
     failure_code: str | None
     failure_reason: str | None
-    next_action: dict[str, Any] | None = Field(description="What the customer's page does now.")
     metadata: dict[str, Any] | None
     payment_date: Moment | None
     created_at: Moment
     updated_at: Moment
     version: int
+
+
+class PaymentOut(PaymentFields, Wire):
+    """A payment and what has come of it."""
+
+    next_action: dict[str, Any] | None = Field(description="What the customer's page does now.")
 
     @classmethod
     def of(cls, row: Payment) -> "PaymentOut":
@@ -167,8 +172,8 @@ class RefundIn(Wire):
     reason: Annotated[CardFree, Field(max_length=500)] | None = None
 
 
-class RefundOut(Wire):
-    """Money that goes back, and how far it is."""
+class RefundFields(BaseModel):
+    """What customers and staff see alike of money that goes back."""
 
     id: UUID
     payment_id: UUID
@@ -179,6 +184,10 @@ class RefundOut(Wire):
     failure_reason: str | None
     created_at: Moment
     settled_at: Moment | None
+
+
+class RefundOut(RefundFields, Wire):
+    """Money that goes back, and how far it is."""
 
     @classmethod
     def of(cls, row: Refund) -> "RefundOut":

@@ -1,6 +1,6 @@
 """Payments as staff see them, in camelCase: also fees, disputes, and what providers told."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
@@ -18,54 +18,26 @@ from bursar.payments.models import (
     PaymentEvent,
     ProviderState,
     Refund,
-    RefundStatus,
-    Status,
 )
-from bursar.payments.schemas import Currency, exactly, facts
+from bursar.payments.schemas import Currency, PaymentFields, RefundFields, exactly, facts
 
 Reason = Annotated[CardFree, Field(min_length=3, max_length=500)]
 
 
-class PaymentForStaff(StaffWire):
+class PaymentForStaff(PaymentFields, StaffWire):
     """A payment with all that is known of it."""
 
-    id: UUID
-    user_id: UUID | None
-    amount: Money
-    currency: str
-    payment_method: Method
-    status: Status
-    purpose: str
-    service_id: UUID | None
-    appointment_id: UUID | None
-    training_id: UUID | None
-    invoice_id: UUID | None
-    description: str | None
-    reference: str | None
-    stripe_payment_intent_id: str | None
     stripe_customer_id: str | None
     stripe_charge_id: str | None
-    paypal_order_id: str | None
     paypal_payment_id: str | None
     paypal_payer_id: str | None
-    captured_amount: Money
-    refunded_amount: Money
     refund_pending_amount: Money
     disputed_amount: Money
     fee: Money
-    disputed: bool
     unclaimed: bool = Field(description="The wallet could not take it; it waits to be refunded.")
     automatic: bool
-    test_mode: bool
     provider: str
     provider_state: ProviderState
-    failure_code: str | None
-    failure_reason: str | None
-    metadata: dict[str, Any] | None
-    payment_date: Moment | None
-    created_at: Moment
-    updated_at: Moment
-    version: int
 
     @classmethod
     def of(cls, row: Payment) -> "PaymentForStaff":
@@ -112,22 +84,14 @@ class BounceIn(StaffWire):
     reason: Reason
 
 
-class RefundForStaff(StaffWire):
+class RefundForStaff(RefundFields, StaffWire):
     """Money that goes back, and who asked for it."""
 
-    id: UUID
-    payment_id: UUID
-    amount: Money
-    destination: str
-    status: RefundStatus
     provider_state: ProviderState
     provider_refund_id: str | None
-    reason: str | None
     requested_by: str
-    failure_reason: str | None
+    taken: bool = Field(description="From us: it bounced, or a bank has. Nobody has given it.")
     attempts: int
-    created_at: Moment
-    settled_at: Moment | None
 
     @classmethod
     def of(cls, row: Refund) -> "RefundForStaff":

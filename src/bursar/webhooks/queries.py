@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import events
 from bursar.core.errors import NotFound
-from bursar.core.paging import Order, Page, PageQuery, fetch
+from bursar.core.paging import Order, Page, PageQuery, fetch, only
 from bursar.webhooks.models import (
     DeliveryStatus,
     EndpointStatus,
@@ -67,13 +67,12 @@ async def deliveries(
     status: DeliveryStatus | None = None,
     event_type: str | None = None,
 ) -> Page[WebhookDelivery]:
-    query = select(WebhookDelivery)
-    if endpoint_id:
-        query = query.where(WebhookDelivery.endpoint_id == endpoint_id)
-    if status:
-        query = query.where(WebhookDelivery.status == status)
-    if event_type:
-        query = query.where(WebhookDelivery.event_type == event_type)
+    wanted = {
+        WebhookDelivery.endpoint_id: endpoint_id,
+        WebhookDelivery.status: status,
+        WebhookDelivery.event_type: event_type or None,
+    }
+    query = only(select(WebhookDelivery), wanted)
     return await fetch(db, query, ask, DELIVERIES, count_to=COUNTED_TO)
 
 
