@@ -118,6 +118,23 @@ async def test_a_second_payment_that_was_contested_goes_back_once_that_is_won(
     assert (await invoice(live_db))["payment_id"] == str(first)
 
 
+async def test_of_two_payments_the_invoice_is_paid_by_the_one_that_nobody_contests(
+    live_db: Live,
+) -> None:
+    await move_in(live_db)
+    await month_over(live_db)
+    its_id = (await invoice(live_db))["id"]
+    card = {"payment_method": "stripe", "provider": "stripe"}
+    first = await payment_for(live_db, its_id, heard=False, **card)
+    second = await payment_for(live_db, its_id, heard=False)
+    await tell(live_db, fact(first, What.DISPUTE_OPENED, f"dp_{first}", TOTAL))
+    await hear(live_db)
+    assert (await invoice(live_db))["payment_id"] == str(second)
+    await dispute_ends(live_db, first, What.DISPUTE_WON)
+    [back] = await rows(live_db, "select payment_id, amount from refunds")
+    assert (back["payment_id"], back["amount"]) == (first, TOTAL)
+
+
 OPEN = "update invoices set status = 'open', reopen_reason = 'so it is'"
 VOID = "update invoices set status = 'void', void_reason = 'so it is'"
 SAID = "update invoices set reopened_at = now(), reopen_reason = 'so it is'"

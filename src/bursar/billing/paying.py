@@ -199,11 +199,12 @@ async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
 
 
 async def payments_with_money(db: AsyncSession, invoice: Invoice) -> Sequence[Payment]:
-    """The oldest first: that one is the invoice's, and the others go back."""
+    """Those that nobody contests first, and of them the oldest: that one is the invoice's, and the
+    others go back."""
     query = select(Payment).where(
         Payment.invoice_id == invoice.id, Payment.captured > Payment.refunded
     )
-    query = query.order_by(Payment.payment_date, Payment.id)
+    query = query.order_by(Payment.disputed > 0, Payment.payment_date, Payment.id)
     return (await db.scalars(query.execution_options(populate_existing=True))).all()
 
 
@@ -220,7 +221,7 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
     method = await db.get(PaymentMethod, payment.method_id) if payment.method_id else None
     if invoice.status != InvoiceStatus.OPEN or method is None:
         return
-    tries = await declined(db, invoice, method)
+    tries = max(1, await declined(db, invoice, method))  # it may have begun before a reopening
     invoice.next_try_at = datetime.now(UTC) + DECLINES[min(tries, len(DECLINES)) - 1]
     reason, again = (payment.failure_reason or "")[:200], tries <= len(DECLINES)
     await invoicing.tell(db, invoice, "invoice_declined", reason=reason, again=again)
