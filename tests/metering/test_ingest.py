@@ -260,7 +260,7 @@ async def test_nobody_writes_usage_but_by_the_functions(live_db: Live) -> None:
 
         for sql in ("insert into usage (user_id, endpoint) values (uuid7(), '/')",
                     "update monthly_usage set units = 0", "delete from usage_days",
-                    "select ingest_usage('[]', '{}')"):  # fmt: skip
+                    "select ingest_usage('[]', '{}', '{}', '{}')"):  # fmt: skip
             with pytest.raises(Exception, match="permission denied"):
                 async with db.begin_nested():
                     await db.execute(text(sql))

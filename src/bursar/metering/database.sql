@@ -45,6 +45,11 @@ grant delete on usage_hours to worker_user;
 create policy pruning on usage_hours for delete to worker_user
   using (hour < now() - interval '1 month');
 
+-- Ids that differ by their number alone: to draw each would cost a call of the system each.
+create or replace function nth_id(pattern text, n integer) returns uuid
+language sql immutable parallel safe
+return (left(pattern, -4) || lpad(to_hex(n), 4, '0'))::uuid;
+
 -- The name of a month, as monthly_usage has it, and its first moment.
 create or replace function month_of(moment timestamptz) returns text
 language sql stable parallel safe
@@ -131,6 +136,25 @@ create or replace aggregate sum_latencies (bigint[]) (
   sfunc = add_latencies, stype = bigint[], initcond = '{}'
 );
 
+-- How many response times fall in which part; unknown ones in none.
+create or replace function latencies_of(times integer[]) returns bigint[]
+language plpgsql immutable parallel safe as $$
+declare
+  counts bigint[] := array_fill(0, array[cardinality(latency_bounds()) + 1]);
+  part integer;
+  ms integer;
+begin
+  foreach ms in array coalesce(times, '{}') loop
+    continue when ms is null;
+    part := width_bucket(ms, latency_bounds()) + 1;
+    counts[part] := counts[part] + 1;
+  end loop;
+  return counts;
+end $$;
+create or replace aggregate count_latencies (integer) (
+  sfunc = array_append, stype = integer[], finalfunc = latencies_of
+);
+
 -- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
 -- here and what a recount of the events finds cannot differ.
 create or replace function sum_up_usage() returns trigger
@@ -138,29 +162,14 @@ language plpgsql security definer set search_path = pg_catalog, public, pg_temp 
 begin
   with sums as materialized (
     select user_id, hour, day, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day,
-      count(*) as requests, sum(units)::bigint as units, count(part) as timed,
+      count(*) as requests, sum(units)::bigint as units, count(response_time_ms) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      array[
-        count(*) filter (where part = 0), count(*) filter (where part = 1),
-        count(*) filter (where part = 2), count(*) filter (where part = 3),
-        count(*) filter (where part = 4), count(*) filter (where part = 5),
-        count(*) filter (where part = 6), count(*) filter (where part = 7),
-        count(*) filter (where part = 8), count(*) filter (where part = 9),
-        count(*) filter (where part = 10), count(*) filter (where part = 11),
-        count(*) filter (where part = 12), count(*) filter (where part = 13),
-        count(*) filter (where part = 14), count(*) filter (where part = 15),
-        count(*) filter (where part = 16), count(*) filter (where part = 17),
-        count(*) filter (where part = 18), count(*) filter (where part = 19),
-        count(*) filter (where part = 20), count(*) filter (where part = 21),
-        count(*) filter (where part = 22), count(*) filter (where part = 23),
-        count(*) filter (where part = 24)
-      ] as latencies
+      count_latencies(response_time_ms) as latencies
     from (
       select user_id, endpoint, units, response_time_ms,
         date_trunc('hour', timestamp, 'UTC') as hour, (timestamp at time zone 'UTC')::date as day,
         coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
-        coalesce(status_code, 0)::smallint as status_code,
-        width_bucket(response_time_ms, latency_bounds()) as part
+        coalesce(status_code, 0)::smallint as status_code
       from added
     ) as event
     group by user_id, day, endpoint, api_key_id, status_code, grouping sets ((hour), ())

@@ -2,9 +2,9 @@
 
     verdict = await request.app.state.desk.ask(Question(digest, endpoint="/v1/things"))
 
-A lane is a queue: while a batch of it commits, the next one fills, without any timer. Nothing is
-answered before its commit. What is not one of our keys by its checksum never gets here. Queues are
-bounded: who finds one full is told so at once.
+While a batch commits, the next one fills, without any timer; two at once would be half as large,
+and each statement has its price. Nothing is answered before its commit. What is not one of our keys
+by its checksum never gets here. The queue is bounded: who finds it full is told so at once.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ log = logging.getLogger("bursar.desk")
 
 MOST_IN_BATCH = 250
 CLOSING_SECONDS = 5.0
-VERIFY = "select verify_keys($2::text::jsonb, $3::text::jsonb)::text as answers"
+VERIFY = "select verify_keys($2::text::json, $3::text::jsonb)::text as answers"
 
 batch_size = Histogram(
     "bursar_desk_batch_questions",
@@ -80,23 +80,6 @@ class Question:
         }
 
 
-class Desk:
-    """One per process."""
-
-    def __init__(self, database: Database, *, lanes: int = 2, most_waiting: int = 4096) -> None:
-        self._lanes = [Lane(database, most_waiting) for _ in range(lanes)]
-
-    async def ask(self, question: Question) -> Verdict:
-        """What is to be said of the key, once it is committed."""
-        lane = self._lanes[question.digest[0] % len(self._lanes)]
-        verdict = await lane.ask(question.document())
-        verdicts_of(verdict["code"]).inc()
-        return verdict
-
-    async def close(self) -> None:
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
-
-
 class Entry:
     """A question, and who waits for its answer."""
 
@@ -113,19 +96,20 @@ class Entry:
             self.future.set_result(answer)
 
 
-class Lane:
-    """A bounded queue. Its task works while something waits, one batch after the other."""
+class Desk:
+    """One per process: a bounded queue. Its task works while something waits, batch after batch."""
 
-    def __init__(self, database: Database, most_waiting: int) -> None:
+    def __init__(self, database: Database, *, most_waiting: int = 8192) -> None:
         self._database = database
         self._most_waiting = most_waiting
         self._waiting: deque[Entry] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, document: dict[str, Any]) -> Verdict:
+    async def ask(self, question: Question) -> Verdict:
+        """What is to be said of the key, once it is committed."""
         if len(self._waiting) >= self._most_waiting:
             raise DeskFull.now()
-        entry = Entry(document)
+        entry = Entry(question.document())
         self._waiting.append(entry)
         if self._task is None:  # in a context of its own: the work is not this caller's alone
             self._task = asyncio.get_running_loop().create_task(self._work(), context=Context())
@@ -137,6 +121,7 @@ class Lane:
             raise
         if isinstance(answer, BursarError):
             raise answer
+        verdicts_of(answer["code"]).inc()
         return answer
 
     async def _work(self) -> None:

@@ -78,7 +78,7 @@ KNOWN = """
     array(select array[id, user_id] from api_keys where id = any ($3) and user_id is not null)
       as keys
 """
-INGEST = "select ingest_usage($2::text::jsonb, $3::text::jsonb) as outcomes"
+INGEST = "select ingest_usage($2::text::json, $3, $4, $5::text::jsonb) as outcomes"
 
 Outcome = str | BursarError  # 'counted', 'duplicate', or why not
 
@@ -134,7 +134,7 @@ class Bounds:
             **marks(event.event_id, event.facts),
             "user_id": user_id,
             "api_key_id": event.api_key_id,
-            "timestamp": moment.isoformat(),
+            "timestamp": moment.astimezone(UTC).isoformat(),
         }
 
 
@@ -164,6 +164,8 @@ async def ingest(database: Database, rows: list[dict[str, Any]]) -> list[str]:
         payload = as_json([{"n": n, **row} for n, row in enumerate(rows)]).decode()
     except (TypeError, UnicodeEncodeError):
         raise InvalidInput("A value is out of range or cannot be stored.") from None
-    found = await database.fetch_one(WORKER, INGEST, payload, TERMS)
+    people = [*{row["user_id"] for row in rows}]
+    months = [*{row["timestamp"][:7] for row in rows}]
+    found = await database.fetch_one(WORKER, INGEST, payload, people, months, TERMS)
     assert found is not None  # noqa: S101 - a function answers one row
     return list(found["outcomes"])

@@ -1,22 +1,21 @@
 -- Counts events that were reported, up to a thousand in one statement: each once, whatever is sent again.
 
--- What becomes of each, in their order: 'counted', 'duplicate' (it was counted before, word for word)
--- or 'conflict' (its id was, with other words).
-create or replace function ingest_usage(events jsonb, defaults jsonb) returns text[]
+-- `people` and `months` are all that the events name. What becomes of each, in their order: 'counted',
+-- 'duplicate' (it was counted before, word for word) or 'conflict' (its id was, with other words).
+create or replace function ingest_usage(
+  events json, people uuid[], months char(7)[], defaults jsonb
+) returns text[]
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
   terms jsonb := metering_terms(defaults);
+  pattern constant text := uuid7()::text;
   outcomes text[];
-  people uuid[];
-  months text[];
 begin
-  select array_agg(distinct user_id), array_agg(distinct month_of(timestamp)) into people, months
-  from jsonb_to_recordset(events) as reported (user_id uuid, timestamp timestamptz);
   perform lock_meters(people);
   perform make_usage_partition(month) from unnest(months) as month;
   with incoming as materialized (
-    select * from jsonb_to_recordset(events) as reported (
+    select * from json_to_recordset(events) as reported (
       n integer, user_id uuid, api_key_id uuid, event text, content text, event_id text,
       endpoint text, location text, state text, date_from text, date_to text,
       response_time_ms integer, status_code smallint, error_message text, ip_address inet,
@@ -39,10 +38,10 @@ begin
     insert into usage_event_ids (user_id, event, content)
     select user_id, event, content from named where n in (select n from fresh)
   ), added as (
-    insert into usage (user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
-      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp)
-    select user_id, api_key_id, event_id, endpoint, location, state, date_from, date_to,
-      response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp
+    insert into usage (id, user_id, api_key_id, event_id, endpoint, location, state, date_from,
+      date_to, response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp)
+    select nth_id(pattern, n), user_id, api_key_id, event_id, endpoint, location, state, date_from,
+      date_to, response_time_ms, status_code, error_message, ip_address, user_agent, units, timestamp
     from incoming where n in (select n from fresh)
   )
   select array_agg(case
@@ -61,5 +60,5 @@ begin
   where used.user_id = any (people) and used.month = any (months);
   return outcomes;
 end $$;
-revoke execute on function ingest_usage(jsonb, jsonb) from public;
-grant execute on function ingest_usage(jsonb, jsonb) to worker_user;
+revoke execute on function ingest_usage(json, uuid[], char[], jsonb) from public;
+grant execute on function ingest_usage(json, uuid[], char[], jsonb) to worker_user;

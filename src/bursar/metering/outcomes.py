@@ -12,7 +12,7 @@ from bursar.core.errors import BursarError
 from bursar.core.wire import as_json
 
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)
-SETTLE = "select settle_usage($2::text::jsonb)::text as told"
+SETTLE = "select settle_usage($2::text::json)::text as told"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 -- (it has another one, which stands). Left out is what names no call that is kept. Of several outcomes
 -- of one call the first counts, though each of them is answered as if it were alone. Whoever counts for
 -- a customer waits meanwhile, as for each other.
-create or replace function settle_usage(outcomes jsonb) returns jsonb
+create or replace function settle_usage(outcomes json) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set jit = off set plan_cache_mode = force_generic_plan
 -- One by one by their key, however few calls there were when it was planned.
@@ -14,9 +14,9 @@ declare
 begin
   perform lock_meters(array(
     select id from users where id in (
-      select user_id from jsonb_to_recordset(outcomes) as said (user_id uuid))));
+      select user_id from json_to_recordset(outcomes) as said (user_id uuid))));
   with said as materialized (
-    select * from jsonb_to_recordset(outcomes) as said (n integer, id uuid, user_id uuid,
+    select * from json_to_recordset(outcomes) as said (n integer, id uuid, user_id uuid,
       timestamp timestamptz, status_code smallint, response_time_ms integer, error_message text)
   ), earliest as materialized (
     select distinct on (user_id, id) * from said order by user_id, id, n
@@ -38,8 +38,8 @@ begin
     and usage.id = said.id;
   return coalesce(told, '{}');
 end $$;
-revoke execute on function settle_usage(jsonb) from public;
-grant execute on function settle_usage(jsonb) to worker_user;
+revoke execute on function settle_usage(json) from public;
+grant execute on function settle_usage(json) to worker_user;
 
 -- Of a call that was counted nothing is ever changed; one without an outcome may get it.
 create or replace function keep_usage() returns trigger
@@ -69,27 +69,13 @@ begin
   with events as (
     select user_id, endpoint, units, timestamp, response_time_ms,
       coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
-      status_code, width_bucket(response_time_ms, latency_bounds()) as part
+      status_code
     from settled
   ), sums as materialized (
     select user_id, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day, hour, day,
-      count(*) as requests, sum(units)::bigint as units, count(part) as timed,
+      count(*) as requests, sum(units)::bigint as units, count(response_time_ms) as timed,
       coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      array[
-        count(*) filter (where part = 0), count(*) filter (where part = 1),
-        count(*) filter (where part = 2), count(*) filter (where part = 3),
-        count(*) filter (where part = 4), count(*) filter (where part = 5),
-        count(*) filter (where part = 6), count(*) filter (where part = 7),
-        count(*) filter (where part = 8), count(*) filter (where part = 9),
-        count(*) filter (where part = 10), count(*) filter (where part = 11),
-        count(*) filter (where part = 12), count(*) filter (where part = 13),
-        count(*) filter (where part = 14), count(*) filter (where part = 15),
-        count(*) filter (where part = 16), count(*) filter (where part = 17),
-        count(*) filter (where part = 18), count(*) filter (where part = 19),
-        count(*) filter (where part = 20), count(*) filter (where part = 21),
-        count(*) filter (where part = 22), count(*) filter (where part = 23),
-        count(*) filter (where part = 24)
-      ] as latencies
+      count_latencies(response_time_ms) as latencies
     from (
       select *, date_trunc('hour', timestamp, 'UTC') as hour,
         (timestamp at time zone 'UTC')::date as day

@@ -4,24 +4,26 @@
 -- A rate of L calls in P seconds lets L calls through at once, and then one every P / L seconds: how
 -- far it is used up is one moment, the one at which it would be as if nobody had called.
 
-create or replace function verify_keys(asked jsonb, defaults jsonb, at timestamptz default null)
-returns jsonb
+create or replace function verify_keys(asked json, defaults jsonb, at timestamptz default null)
+returns json
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
-set jit = off set plan_cache_mode = force_generic_plan as $$
+set jit = off set plan_cache_mode = force_generic_plan
+-- One by one by their key, however few there were when it was planned.
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
 declare
   terms jsonb := metering_terms(defaults);
   periods constant double precision[] := array[1, 60, 1, 60];  -- of the key, then of the customer
   names constant text[] := array['key-second', 'key-minute', 'second', 'minute'];
   moment timestamptz;
   seconds double precision;
-  this_month text;
-  stamp text;
+  this_month char(7);  -- as the tables have it: another type would pass their indexes by
+  pattern text;
   ask record;
-  meter meters;
   owner uuid;
   key uuid;
   limits bigint[] := array[null, null, null, null];
   full_at double precision[] := array[0, 0, 0, 0];
+  is_limited boolean;
   quota bigint;
   hard boolean;
   used bigint;
@@ -36,24 +38,28 @@ declare
   call_id uuid;
   put meters[] := '{}';
   counted usage[] := '{}';
-  good uuid[] := '{}';
-  answers jsonb[] := '{}';
+  rested uuid[] := '{}';
+  answers json[] := '{}';
 begin
   perform lock_meters(array(
-    select unnest(array[api_keys.id, api_keys.user_id])
-    from (select distinct hash from jsonb_to_recordset(asked) as request (hash text)) as request
+    select coalesce(api_keys.user_id, api_keys.id)
+    from json_to_recordset(asked) as request (hash text)
     join api_keys on key_hash = decode(hash, 'hex')));
   moment := coalesce(at, clock_timestamp());
   seconds := extract(epoch from moment);
   this_month := month_of(moment);
-  stamp := time_of_id(moment);
+  pattern := time_of_id(moment) || substr(gen_random_uuid()::text, 20);
   perform make_usage_partition(this_month);
 
   for ask in
     select request.*, api_keys.id as key_id, api_keys.user_id, api_keys.status as key_status, scopes,
       allowed_addresses, least(expires_at, grace_until) as ends_at, per_second, per_minute, per_month,
-      users.status as owner_status, users.tier, usage_stops.user_id is not null as is_stopped
-    from jsonb_to_recordset(asked) as request (
+      coalesce(last_used_at < moment - interval '1 minute', true) as has_rested,
+      users.status as owner_status, users.tier, usage_stops.user_id is not null as is_stopped,
+      coalesce(month_before.units, 0) as used, coalesce(key_month.units, 0) as key_used,
+      array[coalesce(of_key.second_full_at, 0), coalesce(of_key.minute_full_at, 0),
+        of_owner.second_full_at, of_owner.minute_full_at] as full_at
+    from json_to_recordset(asked) as request (
       n integer, hash text, counts boolean, scope text, address inet, units bigint, event text,
       content text, event_id text, endpoint text, location text, state text, date_from text,
       date_to text, response_time_ms integer, status_code smallint, error_message text,
@@ -61,6 +67,12 @@ begin
     left join api_keys on key_hash = decode(request.hash, 'hex')
     left join users on users.id = api_keys.user_id
     left join usage_stops on usage_stops.user_id = api_keys.user_id
+    left join meters as of_key on of_key.id = api_keys.id
+    left join meters as of_owner on of_owner.id = api_keys.user_id
+    left join monthly_usage as month_before
+      on month_before.user_id = api_keys.user_id and month_before.month = this_month
+    left join api_key_months as key_month
+      on key_month.api_key_id = api_keys.id and key_month.month = this_month
     order by api_keys.user_id, api_keys.id, n
   loop
     if ask.key_id is distinct from key then
@@ -70,14 +82,8 @@ begin
       key := ask.key_id;
       limits[1] := ask.per_second;
       limits[2] := ask.per_minute;
-      select * into meter from meters where id = key;
-      full_at[1] := meter.second_full_at;
-      full_at[2] := meter.minute_full_at;
-      key_used := null;
-      if ask.per_month is not null then
-        select units into key_used from api_key_months where api_key_id = key and month = this_month;
-        key_used := coalesce(key_used, 0);
-      end if;
+      full_at[1:2] := ask.full_at[1:2];
+      key_used := ask.key_used;
     end if;
     if ask.user_id is distinct from owner then
       if limits[3] is not null or limits[4] is not null then
@@ -89,18 +95,16 @@ begin
       owner := ask.user_id;
       limits[3] := nullif((terms ->> ('rate_per_second_' || ask.tier))::bigint, 0);
       limits[4] := nullif((terms ->> ('rate_per_minute_' || ask.tier))::bigint, 0);
-      select * into meter from meters where id = owner;
-      full_at[3] := meter.second_full_at;
-      full_at[4] := meter.minute_full_at;
+      full_at[3:4] := ask.full_at[3:4];
       quota := coalesce((terms ->> ('quota_' || ask.tier))::bigint, 0);
       if quota > 0 then
         quota := quota + coalesce(
           (select sum(units) from usage_grants where user_id = owner and month = this_month), 0);
       end if;
       hard := (terms ->> ('quota_hard_' || ask.tier))::boolean;
-      select units into used from monthly_usage where user_id = owner and month = this_month;
-      used := coalesce(used, 0);
+      used := ask.used;
     end if;
+    is_limited := coalesce(limits[1], limits[2], limits[3], limits[4]) is not null;
 
     known := false;
     call_id := null;
@@ -127,12 +131,12 @@ begin
       end if;
     end if;
     if code = 'VALID' and not known then
-      for i in 1..4 loop
-        if limits[i] is not null then
+      if is_limited then
+        for i in 1..4 loop
           retry := greatest(retry,
             greatest(full_at[i], seconds) + periods[i] / limits[i] - periods[i] - seconds);
-        end if;
-      end loop;
+        end loop;
+      end if;
       if retry > 1e-6 then
         code := 'RATE_LIMITED';
       elsif ask.counts
@@ -143,15 +147,17 @@ begin
           date_trunc('month', moment, 'UTC') + interval '1 month' - moment);
       else
         retry := 0;
-        for i in 1..4 loop
-          if limits[i] is not null then
-            full_at[i] := greatest(full_at[i], seconds) + periods[i] / limits[i];
-          end if;
-        end loop;
+        if is_limited then
+          for i in 1..4 loop
+            if limits[i] is not null then
+              full_at[i] := greatest(full_at[i], seconds) + periods[i] / limits[i];
+            end if;
+          end loop;
+        end if;
         if ask.counts and owner is not null then
           used := used + ask.units;
           key_used := key_used + ask.units;
-          call_id := (stamp || substr(gen_random_uuid()::text, 20))::uuid;
+          call_id := nth_id(pattern, ask.n);
           counted := counted || row(call_id, owner, key, ask.event_id, ask.endpoint, ask.location,
             ask.state, ask.date_from, ask.date_to, ask.response_time_ms, ask.status_code,
             ask.error_message, ask.ip_address, ask.user_agent, ask.units, moment, moment)::usage;
@@ -162,13 +168,13 @@ begin
         end if;
       end if;
     end if;
-    if code = 'VALID' then
-      good := good || key;
+    if code = 'VALID' and ask.has_rested then
+      rested := rested || key;
     end if;
 
     tightest := null;
     least_left := null;
-    if key is not null then
+    if is_limited then
       for i in 1..4 loop
         if limits[i] is not null then
           left_over := greatest(0, floor(
@@ -180,27 +186,37 @@ begin
         end if;
       end loop;
     end if;
-    answers[ask.n + 1] := jsonb_build_object(
+    answers[ask.n + 1] := json_build_object(
       'code', code, 'key_id', key, 'user_id', owner, 'tier', ask.tier, 'scopes', ask.scopes,
       'replayed', known and code = 'VALID', 'usage_id', call_id, 'used', used, 'quota', quota,
       'key_left', ask.per_month - key_used,
-      'rate', case when tightest is not null then jsonb_build_object(
+      'rate', case when tightest is not null then json_build_object(
         'policy', names[tightest], 'limit', limits[tightest],
         'window_seconds', periods[tightest]::integer, 'remaining', least_left,
         'reset_seconds', ceil(greatest(0, full_at[tightest] - seconds))::integer) end,
       'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
   end loop;
-  put := put || row(key, full_at[1], full_at[2])::meters || row(owner, full_at[3], full_at[4])::meters;
+  if limits[1] is not null or limits[2] is not null then
+    put := put || row(key, full_at[1], full_at[2])::meters;
+  end if;
+  if limits[3] is not null or limits[4] is not null then
+    put := put || row(owner, full_at[3], full_at[4])::meters;
+  end if;
   if quota > 0 and used >= (quota * 80 + 99) / 100 then
     perform notice_quota(owner, this_month, used, quota, hard);
   end if;
-  update meters set second_full_at = new.second_full_at, minute_full_at = new.minute_full_at
-  from unnest(put) as new where meters.id = new.id;
+  if put <> '{}' then
+    insert into meters select * from unnest(put)
+    on conflict (id) do update set
+      second_full_at = excluded.second_full_at, minute_full_at = excluded.minute_full_at;
+  end if;
   if counted <> '{}' then
     insert into usage select * from unnest(counted);
   end if;
-  perform note_key_use(good);
-  return to_jsonb(answers);
+  if rested <> '{}' then
+    perform note_key_use(rested);
+  end if;
+  return array_to_json(answers);
 end $$;
 
 -- What an id of a call begins with: version 7, and its moment to the microsecond, so that the call is
@@ -222,5 +238,5 @@ begin
   perform from meters where id = any (ids) order by id for update;
 end $$;
 
-revoke execute on function verify_keys(jsonb, jsonb, timestamptz), lock_meters(uuid[]) from public;
-grant execute on function verify_keys(jsonb, jsonb, timestamptz) to worker_user;
+revoke execute on function verify_keys(json, jsonb, timestamptz), lock_meters(uuid[]) from public;
+grant execute on function verify_keys(json, jsonb, timestamptz) to worker_user;
