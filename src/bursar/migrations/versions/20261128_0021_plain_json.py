@@ -3,7 +3,7 @@
 from bursar.migrations.script import run
 
 revision = "20261128_0021"
-down_revision = "20261128_0019"
+down_revision = "20261128_0020"
 
 
 def upgrade() -> None:
