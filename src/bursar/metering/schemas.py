@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -33,6 +34,7 @@ MOST_EVENTS = 1000  # in one request
 PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
+@lru_cache(maxsize=4096)
 def address(value: str) -> str:
     try:
         return str(canonical(value))
