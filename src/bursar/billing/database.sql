@@ -104,7 +104,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
     order by meter, user_id is null, tier is null
   ) as plan
   left join usage_periods as opened
-    on opened.user_id = users.id and opened.meter = plan.meter and opened.month = its_month
+    on opened.user_id = users.id and opened.meter = plan.meter and opened.month = its_month::char(7)
   where users.id = any (people)
     and (opened.id is null or opened.units = 0 and opened.plan_id <> plan.id
       and its_month >= month_of(now()))
@@ -135,7 +135,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   ) as cost
   left join accounts as wallet
     on wallet.owner_id = period.user_id and wallet.asset = plan.currency
-  where period.user_id = any (people) and period.month = its_month
+  where period.user_id = any (people) and period.month = its_month::char(7)
     and plan.charging = its_charging and cost.amount > period.amount
     and (period.unpaid_since is null
       or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount)

@@ -241,7 +241,7 @@ create or replace function quota_of(its_user uuid, its_tier text, its_month text
 returns bigint
 language sql stable set search_path = pg_catalog, public, pg_temp as $$
   select case when tier_has = 0 then 0 else tier_has + coalesce((
-    select sum(units) from usage_grants where user_id = its_user and month = its_month), 0) end::bigint
+    select sum(units) from usage_grants where user_id = its_user and month = its_month::char(7)), 0) end::bigint
   from (select coalesce(terms ->> ('quota_' || its_tier), '0')::bigint as tier_has) as tier
 $$;
 

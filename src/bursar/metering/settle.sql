@@ -141,7 +141,7 @@ begin
     total_response_time_ms = here.total_response_time_ms + ms,
     last_updated = clock_timestamp()
   from (
-    select user_id, to_char(day, 'YYYY-MM') as month,
+    select user_id, to_char(day, 'YYYY-MM')::char(7) as month,
       coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint as failed,
       sum(total_response_time_ms)::bigint as ms
     from sums where of_day group by 1, 2
