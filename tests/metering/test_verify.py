@@ -15,6 +15,7 @@ from bursar.metering.desk import VERIFY as VERIFY_SQL
 from bursar.metering.events import TERMS
 from tests.accounts.people import mails, rows, run_jobs
 from tests.conftest import Live
+from tests.databases import raw
 from tests.keys.keyholders import (
     API,
     KEYS,
@@ -292,3 +293,23 @@ async def test_who_may_not_ask(live_db: Live) -> None:
         answer = await api.post(f"{API}/keys/verify", json=body)
     assert (answer.status_code, answer.json()["code"]) == (403, "auth.not_allowed")
     assert await number_of_events(live_db) == 0
+
+
+async def test_no_table_is_read_through_though_hardly_anything_is_in_it(live_db: Live) -> None:
+    """The first plan is kept, and may be made when the first customer calls."""
+    await move_in(live_db)
+    carl = await key_of(live_db, per_month=9)
+    asked = [{"n": 0, "hash": secret.digest(carl.key).hex(), "counts": True,
+              "endpoint": "/v1/things", "units": 1}]  # fmt: skip
+    connection = await asyncpg.connect(raw(live_db.url))
+    try:
+        async with connection.transaction():
+            sql = "select verify_keys($1::text::json, $2::text::jsonb)"
+            [verdict] = orjson.loads(await connection.fetchval(sql, as_json(asked).decode(), TERMS))
+            assert (verdict["code"], verdict["key_left"]) == ("VALID", 8)
+            through = await connection.fetch(
+                "select relname from pg_stat_xact_user_tables where seq_scan > 0"
+            )
+    finally:
+        await connection.close()
+    assert {row["relname"] for row in through} <= {"settings"}
