@@ -307,6 +307,15 @@ async def test_no_table_is_read_through_though_hardly_anything_is_in_it(live_db:
             sql = "select verify_keys($1::text::json, $2::text::jsonb)"
             [verdict] = orjson.loads(await connection.fetchval(sql, as_json(asked).decode(), TERMS))
             assert (verdict["code"], verdict["key_left"]) == ("VALID", 8)
+            event = {**asked[0], "n": 0, "user_id": str(CARL.id), "timestamp": datetime.now(UTC)}
+            counted = await connection.fetchval(
+                "select ingest_usage($1::text::json, $2, $3, $4::text::jsonb)",
+                as_json([event]).decode(),
+                [CARL.id],
+                [f"{datetime.now(UTC):%Y-%m}"],
+                TERMS,
+            )
+            assert counted == ["counted"]
             through = await connection.fetch(
                 "select relname from pg_stat_xact_user_tables where seq_scan > 0"
             )
