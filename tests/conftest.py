@@ -53,6 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
         databases.start(servers)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may last longest begins first, so that in the end no process works on alone."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """No key may stand in the database's log, whatever was tried and refused there."""
     if not hasattr(session.config, "workerinput") and (found := databases.keys_in_logs()):

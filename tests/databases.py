@@ -26,6 +26,9 @@ EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and ro
 ADMIN = "BURSAR_TEST_ADMIN_URL"  # the same, told to the workers of this run
 TEMPLATE = "BURSAR_TEST_TEMPLATE"
 OWNER = "bursar_test"
+# As our own server has it: it would compile each big query of a test anew; and nobody cuts off the
+# power of an external one, so that no test has to wait for its disk.
+NOT_FOR_TESTS = "jit", "synchronous_commit"
 OWNER_PASSWORD = "only for databases of tests"
 SECRET = "a secret key that only the tests know"
 
@@ -82,7 +85,10 @@ async def make_template() -> None:
 async def clone() -> str:
     """A database of its own, migrated, empty; its address as the owner."""
     name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
-    await administer(f"create database {name} template {os.environ[TEMPLATE]} owner {OWNER}")
+    await administer(
+        f"create database {name} template {os.environ[TEMPLATE]} owner {OWNER}",
+        *(f"alter database {name} set {setting} = off" for setting in NOT_FOR_TESTS),
+    )
     owner = await asyncpg.connect(url_of(name))
     try:
         await owner.execute(";".join(rights_and_limits(name, Settings())))

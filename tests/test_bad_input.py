@@ -148,7 +148,7 @@ class Attempt:
         return found
 
     async def send(self, what: str, body: bytes, **headers: str) -> httpx2.Response:
-        await self.scene.database.execute("delete from attempts")
+        await self.scene.database.execute("delete from attempts; delete from meters")
         method, path = self.route.split()[0], self.scene.path(self.route, self.caller)
         token, _ = self.scene.signed_in[self.caller.name]
         headers = {"Content-Type": "application/json", **headers}
@@ -160,15 +160,19 @@ class Attempt:
         return answer
 
     async def look(self, what: str, answer: httpx2.Response) -> None:
-        """A wrong password may be counted and audited; nothing else that failed may write."""
+        """A wrong password may be counted and audited; nothing else that failed may write.
+
+        What was taken may have changed the scene, which then is set again.
+        """
+        before, self.before = self.before, await self.written()
         if answer.status_code < 400:
-            await self.begin()
+            changed = {table for table in before if self.before[table] != before[table]}
+            if changed & self.scene.tables:
+                await self.begin()
             return
         assert_clear(what, answer)
-        after = await self.written()
         if answer.status_code != 401:
-            assert after == self.before, f"{what}: refused, and wrote: {answer.text}"
-        self.before = after
+            assert self.before == before, f"{what}: refused, and wrote: {answer.text}"
 
 
 def assert_clear(what: str, answer: httpx2.Response) -> None:

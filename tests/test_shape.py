@@ -112,6 +112,7 @@ ROOMS_OF_DOMAINS = {
         "purposes": "what a payment may be for, which rooms above add to",
         "receipt_mail": "who gets a receipt by mail, once",
         "receipt_pdf": "a receipt as PDF",
+        "receipt_sheet": "the page of a receipt as PDF, in the letters that its font has",
         "receipts": "what stands on a receipt, and its number",
         "receipts_api": "the routes for receipts",
         "reconciliation": "the providers' books beside ours",

@@ -15,7 +15,8 @@ from bursar.core.database import WORKER
 from bursar.core.mail_outbox import MAX_ATTACHMENT_BYTES, Attachment, Words
 from bursar.payments import receipts
 from bursar.payments.providers import SavedMethod, What
-from bursar.payments.receipt_pdf import ENCODING, MISSING, Sheet, pdf
+from bursar.payments.receipt_pdf import pdf
+from bursar.payments.receipt_sheet import ENCODING, MISSING, Sheet
 from bursar.payments.receipts import Document
 from tests import databases
 from tests.accounts.people import change, mails, rows, run_jobs
