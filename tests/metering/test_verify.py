@@ -9,9 +9,11 @@ import orjson
 import pytest
 
 from bursar.core.database import WORKER
+from bursar.core.database_errors import Conflict
 from bursar.core.wire import as_json
 from bursar.keys import secret
 from bursar.metering.desk import VERIFY as VERIFY_SQL
+from bursar.metering.desk import Desk, Question
 from bursar.metering.events import TERMS
 from tests.accounts.people import mails, rows, run_jobs
 from tests.conftest import Live
@@ -307,18 +309,29 @@ async def test_no_table_is_read_through_though_hardly_anything_is_in_it(live_db:
             sql = "select verify_keys($1::text::json, $2::text::jsonb)"
             [verdict] = orjson.loads(await connection.fetchval(sql, as_json(asked).decode(), TERMS))
             assert (verdict["code"], verdict["key_left"]) == ("VALID", 8)
-            event = {**asked[0], "n": 0, "user_id": str(CARL.id), "timestamp": datetime.now(UTC)}
-            counted = await connection.fetchval(
-                "select ingest_usage($1::text::json, $2, $3, $4::text::jsonb)",
-                as_json([event]).decode(),
-                [CARL.id],
-                [f"{datetime.now(UTC):%Y-%m}"],
-                TERMS,
-            )
-            assert counted == ["counted"]
             through = await connection.fetch(
                 "select relname from pg_stat_xact_user_tables where seq_scan > 0"
             )
     finally:
         await connection.close()
     assert {row["relname"] for row in through} <= {"settings"}
+
+
+async def test_a_row_that_somebody_holds_stops_its_customer_and_nobody_else(live_db: Live) -> None:
+    await move_in(live_db)
+    carl, dora = await key_of(live_db), await key_of(live_db, DORA)
+    shown = [secret.digest(key) for key in (dora.key, carl.key, dora.key, carl.key, dora.key)]
+    desk = Desk(live_db.database)
+    connection = await asyncpg.connect(raw(live_db.url))
+    try:
+        async with connection.transaction():
+            await connection.execute("select from users where id = $1 for update", CARL.id)
+            asked = (desk.ask(Question(each, {"endpoint": "/", "units": 1})) for each in shown)
+            async with asyncio.timeout(4):  # a second for the batch, and one for Carl by himself
+                told = await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        await connection.close()
+        await desk.close()
+    assert [each["code"] for each in told[::2] if isinstance(each, dict)] == ["VALID"] * 3
+    assert [type(each) for each in told[1::2]] == [Conflict] * 2
+    assert len(await rows(live_db, "select from usage")) == 3

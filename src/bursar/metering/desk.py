@@ -31,6 +31,7 @@ log = logging.getLogger("bursar.desk")
 
 MOST_IN_BATCH = 250
 CLOSING_SECONDS = 5.0
+HELD = "55P03"  # a row was locked for longer than verify_keys() waits
 VERIFY = "select verify_keys($2::text::json, $3::text::jsonb)::text as answers"
 
 batch_size = Histogram(
@@ -146,15 +147,15 @@ class Desk:
                 entry.settle(OutcomeUnknown.now())
 
     async def _ask(self, group: list[Entry]) -> list[list[Entry]]:
-        """Answers the group, or says in which halves it is to be tried: only what is bad itself is
+        """Answers the group, or says in which parts it is to be tried: only what is bad itself is
         refused."""
         asked = [{"n": n, **entry.document} for n, entry in enumerate(group)]
         try:
             row = await self._database.fetch_one(WORKER, VERIFY, as_json(asked).decode(), TERMS)
         except SQL_ERRORS as error:
-            if len(group) > 1 and isinstance(error, asyncpg.PostgresError) and not is_lost(error):
-                middle = len(group) // 2
-                return [group[middle:], group[:middle]]
+            parts = [] if is_lost(error) else apart(group, error)
+            if len(parts) > 1:
+                return parts
             settle_all(group, refusal(error))
         except BursarError as error:
             settle_all(group, error)
@@ -170,6 +171,21 @@ class Desk:
             _, slow = await asyncio.wait([task], timeout=CLOSING_SECONDS)
             for each in slow:
                 each.cancel()
+        settle_all([*self._waiting], DeskFull.now())  # never asked
+
+
+def apart(group: list[Entry], error: BaseException) -> list[list[Entry]]:
+    """Halves; or where somebody holds a row, the questions of each key, so that the others wait for
+    it once and not once for each halving. What PostgreSQL did not say holds for all of them."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return [group]
+    if state_of(error) != HELD:
+        middle = len(group) // 2
+        return [half for half in (group[middle:], group[:middle]) if half]
+    by_key: dict[str, list[Entry]] = {}
+    for entry in group:
+        by_key.setdefault(entry.document["hash"], []).append(entry)
+    return [*by_key.values()][::-1]
 
 
 def settle_all(group: list[Entry], answer: BursarError) -> None:

@@ -8,6 +8,8 @@ create or replace function verify_keys(asked json, defaults jsonb, at timestampt
 returns json
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set jit = off set plan_cache_mode = force_generic_plan
+-- Whoever waits behind a row that somebody holds shall not wait long.
+set lock_timeout = '1s'
 -- One by one by their key, however few there were when it was planned.
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off as $$
 declare
@@ -58,7 +60,7 @@ begin
       users.status as owner_status, users.tier, usage_stops.user_id is not null as is_stopped,
       coalesce(month_before.units, 0) as used, coalesce(key_month.units, 0) as key_used,
       array[coalesce(of_key.second_full_at, 0), coalesce(of_key.minute_full_at, 0),
-        of_owner.second_full_at, of_owner.minute_full_at] as full_at
+        coalesce(of_owner.second_full_at, 0), coalesce(of_owner.minute_full_at, 0)] as full_at
     from json_to_recordset(asked) as request (
       n integer, hash text, counts boolean, scope text, address inet, units bigint, event text,
       content text, event_id text, endpoint text, location text, state text, date_from text,
