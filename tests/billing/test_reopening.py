@@ -34,8 +34,8 @@ from tests.conftest import Live
 from tests.keys.keyholders import code, key_of, service_key, set_terms
 from tests.payments.shop import Shop
 from tests.payments.surroundings import save_method
-from tests.payments.tills import company, state
-from tests.wallets.purses import balance_of, charge, fund
+from tests.payments.tills import captured, company, fact, intend, state, tell
+from tests.wallets.purses import balance_of, charge, fund, move_in, refused
 from tests.world import CARL
 
 
@@ -242,3 +242,49 @@ async def test_many_at_once_open_it_once_and_take_it_once(live_db: Live) -> None
     assert await balance_of(live_db, CARL) == 5 - TOTAL
     assert await letters(live_db, "invoice_reopened") == 1
     assert await events_of(live_db, "billing.invoice_reopened") == 1
+
+
+async def test_one_that_could_not_be_given_back_pays_after_all(live_db: Live) -> None:
+    """The second payment was on its way back when the first one bounced, and its refund failed."""
+    its_id, first = await paid(live_db)
+    second = await payment_for(live_db, its_id, payment_method="stripe", provider="stripe")
+    [asked] = await rows(live_db, "select id, status from refunds")
+    assert asked["status"] == "pending"
+    await bounce(live_db, first)
+    await hear(live_db)
+    assert (await invoice(live_db))["status"] == "open"
+    failed = {"refund_id": str(asked["id"]), "reason": "expired_or_canceled_card"}
+    await tell(live_db, fact(second, What.REFUND_FAILED, str(asked["id"]), **failed))
+    await fund(live_db, CARL, 50)
+    await rows(live_db, "update invoices set next_try_at = now()")
+    await collect(live_db)
+    found = await invoice(live_db)
+    assert (found["status"], found["payment_id"]) == ("paid", str(second))
+    assert await balance_of(live_db, CARL) == 50
+    assert (await company(live_db))["revenue"] == TOTAL
+
+
+async def test_what_is_left_of_the_money_is_said_plainly(live_db: Live) -> None:
+    await move_in(live_db)
+    await month_over(live_db)
+    await fund(live_db, CARL, 5)
+    await collect(live_db)
+    answer = await reopen(live_db, (await invoice(live_db))["id"])
+    assert answer.status_code == 409
+    assert '"kept":1.72' in answer.text.replace(" ", "")
+    assert "1.72 USD is still here" in answer.json()["detail"]
+
+
+async def test_one_with_a_part_of_its_money_is_not_given_up(live_db: Live) -> None:
+    await move_in(live_db)
+    await month_over(live_db)
+    its_id = (await invoice(live_db))["id"]
+    facts = {"payment_method": "bank_transfer", "provider": "manual"}
+    part = await intend(live_db, CARL, TOTAL, purpose="invoice", invoice_id=UUID(its_id), **facts)
+    await tell(live_db, captured(part, "1.00", provider="manual", object_id=f"pi_{part}"))
+    await hear(live_db)
+    path = f"/api/v1/admin/invoices/{its_id}/cancellation"
+    answer = await ask(live_db, "POST", path, {"reason": "closed the shop"})
+    assert refused(answer) == (409, "billing.still_paid")
+    await bounce(live_db, part)
+    assert (await ask(live_db, "POST", path, {"reason": "closed the shop"})).status_code == 200

@@ -10,7 +10,6 @@ from bursar.auth.permissions import Permission
 from bursar.billing import queries, reopening, service
 from bursar.billing.api import ChargesQuery, CostsQuery, InvoicesQuery, PlansQuery
 from bursar.billing.models import Invoice, PricePlan
-from bursar.billing.reopening import StillPaid
 from bursar.billing.schemas import (
     MOST_UNITS,
     Cancellation,
@@ -31,7 +30,14 @@ from bursar.billing.schemas import (
     Quote,
     Reopening,
 )
-from bursar.billing.service import InUse, InvoiceClosed, MeterExists, PlanOverlap, TooManyMeters
+from bursar.billing.service import (
+    InUse,
+    InvoiceClosed,
+    MeterExists,
+    PlanOverlap,
+    StillPaid,
+    TooManyMeters,
+)
 from bursar.core import etag
 from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound
@@ -175,7 +181,7 @@ async def of_invoice(db: Db, response: Response, row: Invoice) -> InvoiceWithLin
 @router.post(
     "/invoices/{invoice_id}/cancellation",
     dependencies=[WRITE],
-    responses=documented(NotFound, InvoiceClosed, PreconditionFailed),
+    responses=documented(NotFound, InvoiceClosed, StillPaid, PreconditionFailed),
 )
 async def cancel_invoice(
     db: Db,

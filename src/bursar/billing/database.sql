@@ -248,8 +248,9 @@ create or replace trigger refuse_truncate before truncate on usage_charges
 -- payment.
 create or replace function money_kept(its_operation uuid, its_payment uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
-  select (amount - coalesce((select sum(amount) from transfers where reverses = paid.id), 0))
-    / power(10::numeric, assets.scale)
+  select trim_scale((amount
+    - coalesce((select sum(amount) from transfers where reverses = paid.id), 0))
+    / power(10::numeric, assets.scale))
   from transfers as paid join assets on assets.code = paid.asset where paid.id = its_operation
   union all
   select captured - refunded from payments where id = its_payment
@@ -261,6 +262,8 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
   select money_kept(operation_id, payment_id) from invoices
   where id = its_id and (session_user <> 'app_user' or user_id = current_subject())
 $$;
+revoke execute on function invoice_money_kept(uuid) from public;
+grant execute on function invoice_money_kept(uuid) to app_user, staff_user, worker_user;
 
 -- Invoices: numbered without a gap in each year, and settled once: by the whole of their total, or by
 -- being given up. Only where the money that has paid one is gone it is open again, or given up: then

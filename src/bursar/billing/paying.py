@@ -73,6 +73,8 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     invoice = await queries.invoice(db, invoice_id, lock=True)
     if invoice.status != InvoiceStatus.OPEN or invoice.user_id is None:
         return None
+    if await settle_by_payment(db, invoice, await payments_with_money(db, invoice)):
+        return None  # it was on its way back, and could not be given
     under_way = await is_being_paid(db, invoice)
     if not under_way and await take_from_wallet(db, invoice):
         return None
@@ -188,9 +190,8 @@ async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
     was_taken = await reopening.reopen_if_taken(db, invoice)
     came = await payments_with_money(db, invoice)
     if invoice.status == InvoiceStatus.OPEN:
-        if whole := next((each for each in came if is_whole(each, invoice)), None):
-            await settle(db, invoice, {"payment_id": whole.id})
-        elif was_taken:
+        is_settled = await settle_by_payment(db, invoice, came)
+        if was_taken and not is_settled:
             await reopening.tell(db, invoice)
     if invoice.status == InvoiceStatus.OPEN:
         return []
@@ -208,8 +209,13 @@ async def payments_with_money(db: AsyncSession, invoice: Invoice) -> Sequence[Pa
     return (await db.scalars(query.execution_options(populate_existing=True))).all()
 
 
-def is_whole(payment: Payment, invoice: Invoice) -> bool:
-    return payment.captured - payment.refunded - payment.refund_pending >= invoice.total
+async def settle_by_payment(db: AsyncSession, invoice: Invoice, came: Sequence[Payment]) -> bool:
+    """By the first one of which the whole is here and stays."""
+    for each in came:
+        if each.captured - each.refunded - each.refund_pending >= invoice.total:
+            await settle(db, invoice, {"payment_id": each.id})
+            return True
+    return False
 
 
 async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:

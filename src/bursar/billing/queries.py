@@ -250,6 +250,12 @@ async def payments_for(db: AsyncSession, invoice_id: UUID) -> Sequence[Payment]:
     return (await db.scalars(query.execution_options(populate_existing=True))).all()
 
 
+async def came_for(db: AsyncSession, invoice_id: UUID) -> Decimal:
+    """What has been paid for an invoice by payments, and is here."""
+    here = select(func.coalesce(func.sum(Payment.captured - Payment.refunded), 0))
+    return Decimal(await db.scalar(here.where(Payment.invoice_id == invoice_id)) or 0)
+
+
 async def is_stopped(db: AsyncSession, user_id: UUID) -> bool:
     return await db.get(UsageStop, user_id) is not None
 

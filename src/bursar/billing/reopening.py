@@ -9,15 +9,10 @@ from bursar.audit import service as audit
 from bursar.billing import invoicing, queries
 from bursar.billing.models import Invoice, InvoiceStatus
 from bursar.billing.rules import DECLINES, INVOICE_REOPENED_DAYS
-from bursar.billing.service import InvoiceReopened, closed
+from bursar.billing.service import InvoiceReopened, closed, still_paid
 from bursar.core import etag, events
-from bursar.core.errors import BursarError
 from bursar.payments import queries as payments
 from bursar.system import queries as system
-
-
-class StillPaid(BursarError, status=409, code="billing.still_paid"):
-    """Money that has paid this invoice is still here; `kept` says how much. Give it back first."""
 
 
 async def reopen(
@@ -32,11 +27,7 @@ async def reopen(
     if row.status == InvoiceStatus.VOID:
         raise closed(row)
     if row.kept:
-        raise StillPaid(
-            f"Of what has paid the invoice {row.title}, {row.kept:f} {row.currency} is still here.",
-            kept=row.kept,
-            currency=row.currency,
-        )
+        raise still_paid(row, row.kept)
     await open_again(db, row, reason)
     await tell(db, row)
     await audit.record(db, "billing.invoice_reopened", "invoice", row.id, after={"reason": reason})

@@ -6,6 +6,7 @@ invoicing.py.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -186,11 +187,25 @@ async def give_up(
     etag.check(if_match, row.version)
     if row.status == InvoiceStatus.VOID or row.kept:
         raise closed(row)
+    if row.status == InvoiceStatus.OPEN and (part := await queries.came_for(db, row.id)):
+        raise still_paid(row, part)
     row.status, row.void_reason = InvoiceStatus.VOID, reason
     await db.flush()
     await db.refresh(row)
     await audit.record(db, "billing.invoice_voided", "invoice", row.id, after={"reason": reason})
     return row
+
+
+class StillPaid(BursarError, status=409, code="billing.still_paid"):
+    """Money that was paid for this invoice is here; `kept` says how much. Give it back first."""
+
+
+def still_paid(row: Invoice, kept: Decimal) -> StillPaid:
+    return StillPaid(
+        f"Of what was paid for the invoice {row.title}, {kept:f} {row.currency} is still here.",
+        kept=kept,
+        currency=row.currency,
+    )
 
 
 def closed(row: Invoice) -> InvoiceClosed:

@@ -26,7 +26,9 @@ alter table invoices add constraint ck_invoices_reopen_reason
   check (length(reopen_reason) between 3 and 500);
 """
 
+# Whoever writes one meanwhile is waited for: a number that was missed would be given out again.
 SERIES = """
+lock table receipts, invoices, receipt_numbers, invoice_numbers in access exclusive mode;
 create table series_numbers (
   series varchar not null,
   year smallint not null,
