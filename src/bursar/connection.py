@@ -22,6 +22,7 @@ from bursar.line import Line
 
 MAX_PIPELINED = 16  # requests sent ahead on one connection
 PIECE_BYTES = 4096
+FIRST_WORD_SECONDS = 0.5  # of a new connection, while the server stops
 SECURITY_LINES = b"".join([b"%s: %s\r\n" % pair for pair in (*RAW_HEADERS, NOT_KEPT)])
 
 
@@ -372,6 +373,10 @@ class Connection(HttpToolsProtocol):
         self.announce()
 
     def leave(self) -> None:
-        """Closes the connection if no request is on it, not even a part of one."""
-        if not (self.unanswered or self.request_bytes):
+        """Closes the connection if no request is on it, not even a part of one, nor can be: who has
+        just come is given time for the first word."""
+        has_just_come = self.head_since is not None and (
+            self.loop.time() - self.head_since < FIRST_WORD_SECONDS
+        )
+        if not (self.unanswered or self.request_bytes or has_just_come):
             self.line.close()

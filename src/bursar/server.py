@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import resource
+import select
 import socket
 import struct
 import sys
@@ -244,6 +245,8 @@ async def _drain(listener: asyncio.Server, state: State, sock: socket.socket | N
     if sock is not None:
         refuse_handshakes(sock)
     await asyncio.sleep(0.1)  # for the handshakes that had begun
+    if sock is not None:
+        await _take_all(sock, terms.shutdown_seconds)
     listener.close()
     for each in list(state.connections):
         if not isinstance(each, Connection):
@@ -253,6 +256,23 @@ async def _drain(listener: asyncio.Server, state: State, sock: socket.socket | N
             while state.connections or state.tasks:
                 await _let_go(state)
                 await asyncio.sleep(0.02)
+
+
+async def _take_all(sock: socket.socket, within_seconds: float) -> None:
+    """Whoever waits in the kernel's queue is taken: on a busy machine time may pass in which we
+    cannot look there."""
+    queue = select.poll()
+    queue.register(sock, select.POLLIN)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_seconds):
+            while queue.poll(0):
+                await _look()
+
+
+async def _look() -> None:
+    """Lets the loop read what has arrived: after a pause its timers come first, and then we."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def refuse_handshakes(sock: socket.socket) -> None:
@@ -282,9 +302,9 @@ def refuse_handshakes(sock: socket.socket) -> None:
 async def _let_go(state: State) -> None:
     """Closes idle connections few at a time, so that a request just arrived is seen before."""
     for index, connection in enumerate(_http(state)):
+        if index % 16 == 0:
+            await _look()
         connection.leave()
-        if index % 16 == 15:
-            await asyncio.sleep(0)
 
 
 async def _cut(state: State) -> None:
