@@ -73,9 +73,10 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     invoice = await queries.invoice(db, invoice_id, lock=True)
     if invoice.status != InvoiceStatus.OPEN or invoice.user_id is None:
         return None
-    if await settle_by_payment(db, invoice, await payments_with_money(db, invoice)):
+    came = await payments_with_money(db, invoice)
+    if await settle_by_payment(db, invoice, came):
         return None  # it was on its way back, and could not be given
-    under_way = await is_being_paid(db, invoice)
+    under_way = bool(came) or await is_being_paid(db, invoice)  # a part waits for staff
     if not under_way and await take_from_wallet(db, invoice):
         return None
     if invoice.due_at < datetime.now(UTC) and invoice.overdue_mailed_at is None:
@@ -87,7 +88,7 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
 
 async def is_being_paid(db: AsyncSession, invoice: Invoice) -> bool:
     """Whether money is on its way: by the saved method, or by a page that the customer has opened
-    within the hour; or some has come, and staff have not given it back."""
+    within the hour."""
     is_open = Payment.created_at > func.now() - OPEN_PAGE
     on_its_way = and_(
         Payment.status == Status.PENDING,
@@ -97,7 +98,7 @@ async def is_being_paid(db: AsyncSession, invoice: Invoice) -> bool:
     query = select(Payment.id).where(
         Payment.invoice_id == invoice.id,
         Payment.user_id == invoice.user_id,
-        or_(on_its_way, Payment.captured > Payment.refunded),
+        on_its_way,
     )
     return await db.scalar(query.limit(1)) is not None
 
