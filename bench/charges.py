@@ -177,5 +177,16 @@ def with_waiting(report: Report, hot: Callers, many: Callers) -> Report:
         report,
         figures=(*report.figures, figure),
         verdicts=(*report.verdicts, harness.judge(WAIT, {SLOWEST_HOT: figure})),
-        notes=(hot.note, many.note),
+        notes=(*rooms(report), hot.note, many.note),
     )
+
+
+def rooms(report: Report) -> Iterator[str]:
+    """How far a target is within reach of this machine at all."""
+    figures = {figure.name: figure for figure in report.figures}
+    for rows, direct in ((FLOOR_HOT, DIRECT_HOT), (FLOOR_MANY, DIRECT_MANY)):
+        room = harness.Ratio(figures[rows], figures[direct])
+        yield (
+            f"{rows}: {room.value:.2f} times {direct} (rounds {min(room.rounds):.2f} - "
+            f"{max(room.rounds):.2f}): no ledger that keeps these rows can be more"
+        )

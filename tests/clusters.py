@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from bursar.core.embedded import program
-from tests.programs import MYSELF, ORDINARY, User, new_folder, until
+from tests.programs import MYSELF, ORDINARY, User, discard, new_folder, until
 
 SUPERUSER = "postgres"
 PASSWORD = "the password of the superuser"
@@ -75,7 +75,7 @@ def cluster() -> Iterator[Cluster]:
             server.wait(30)
             log.close()
     finally:
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 def initialise(programs: Path, data: Path, user: User) -> None:

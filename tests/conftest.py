@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,8 @@ from bursar.auth.tokens import Tokens
 from bursar.connection import Terms
 from bursar.core.database import Database
 from bursar.core.settings import Settings
-from bursar.keys import secret
 from bursar.server import bind, serve
-from tests import databases
+from tests import canaries, databases
 from tests.world import OLIVIA
 
 # These start databases of their own: with one that is named they would only be done again.
@@ -60,8 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """No key may stand in the database's log, whatever was tried and refused there."""
-    if not hasattr(session.config, "workerinput") and (found := databases.keys_in_logs()):
-        sys.stderr.write("\n".join(["API keys stand in the database's log:", *found[:5], ""]))
+    found = [file for folder in databases.logs for file in canaries.in_files(folder)]
+    if found:
+        sys.stderr.write("\n".join(["API keys stand in the database's log:", *found, ""]))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -76,7 +76,17 @@ def keep_keys_out_of_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     phases = (caplog.get_records(phase) for phase in ("setup", "call"))
     said = [repr((each.getMessage(), vars(each))) for phase in phases for each in phase]
-    assert [text for text in said if secret.SHAPE.search(text)] == []
+    assert [text for text in said if canaries.in_text(text)] == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Nor in what was written meanwhile, by us or by programs that a test has started."""
+    report = yield
+    found = [name for name, text in report.sections if canaries.in_text(text)]
+    if report.passed and found:
+        report.outcome, report.longrepr = "failed", f"API keys stand in: {', '.join(found)}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 
 from bursar.core.embedded import Embedded
-from bursar.core.migrate import migrate, rights_and_limits
+from bursar.core.migrate import migrate, owner_engine, rights_and_limits, upgrade
 from bursar.core.settings import Settings
-from bursar.keys import secret
+from tests import canaries
 from tests.programs import roomy_folder
 
 EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
@@ -63,13 +63,6 @@ def start(stack: ExitStack) -> None:
     stack.callback(lambda: asyncio.run(drop(os.environ[TEMPLATE])))
 
 
-def keys_in_logs() -> list[str]:
-    """Lines that the server of these tests has logged with an API key in them."""
-    files = [file for folder in logs for file in folder.iterdir()]
-    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
-    return [line for line in lines if secret.SHAPE.search(line)]
-
-
 async def make_template() -> None:
     await administer(
         f"""do $$ begin
@@ -97,8 +90,28 @@ async def clone() -> str:
     return url_of(name)
 
 
+async def at_revision(revision: str) -> str:
+    """A database with the tables of an older release, and nothing that can be replaced."""
+    name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
+    await administer(f"create database {name} owner {OWNER}")
+    await advance(url_of(name), revision)
+    return url_of(name)
+
+
+async def advance(url: str, revision: str) -> None:
+    """Only the tables, and only so far."""
+    engine = owner_engine(url, test_settings())
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, revision)
+    await engine.dispose()
+
+
 async def discard(url: str) -> None:
-    await drop(str(make_url(url).database))
+    """At the end of its life, in which no key may have got into it."""
+    try:
+        canaries.refuse(await canaries.in_tables(as_superuser(url)))
+    finally:
+        await drop(str(make_url(url).database))
 
 
 async def drop(name: str) -> None:
@@ -112,6 +125,12 @@ async def administer(*statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+def as_superuser(url: str) -> str:
+    """The same database, asked by who may read and damage everything."""
+    admin = make_url(os.environ[ADMIN]).set(database=make_url(url).database)
+    return admin.render_as_string(hide_password=False)
 
 
 def url_of(name: str) -> str:

@@ -19,6 +19,7 @@ from tests.conftest import Live
 WAIT_SECONDS = 60
 NEVER = 3600.0
 TOLD = Pace(look_seconds=NEVER)  # what is heard is heard by a notice, or by a look after connecting
+BRISK = Pace(look_seconds=NEVER, beat_seconds=0.2, retry_seconds=0.01, rest_seconds=0.01)
 
 
 async def until(check: Callable[[], Any], what: str) -> float:

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "bursar"
 FILES = sorted(SOURCE.rglob("*.py"))
+SQL = sorted(SOURCE.rglob("*.sql"))
 ROOMS = ("src", "tests", "bench", "docs")
 PYTHON = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TEXTS = [*PYTHON, *ROOT.glob("*.lock"), *ROOT.glob("*.toml"), *ROOT.glob("docs/**/*.md")]
@@ -73,10 +74,12 @@ ROOMS_OF_DOMAINS = {
         "times.sql": "when a provider can be booked",
         "training_api": "customers' routes for trainings",
         "trainings": "the verbs of trainings",
+        "trainings.sql": "what the database refuses of trainings, which are never overbooked",
         "trainings_admin": "staff's routes for trainings",
     },
     "billing": {
         "charging": "usage that is paid for as it happens",
+        "invoices.sql": "invoices as the database keeps them: settled once, by all of their money",
         "invoicing": "a month of usage becomes an invoice",
         "looks": "how far a job has looked for usage that has changed",
         "months": "how a month is written, and when it is over",
@@ -133,8 +136,10 @@ ROOMS_OF_DOMAINS = {
     "metering": {
         "desk": "keys that are shown together go as one statement",
         "export": "a customer's calls as a file, a piece at a time",
+        "event_schemas": "calls that are reported over the wire, also as CloudEvents",
         "events": "an event of usage, and by what it is known again",
         "ingest.sql": "events that were reported, each counted once",
+        "keyed": "reports with an Idempotency-Key: counted and answered in one transaction",
         "latency": "percentiles from counted response times",
         "outcome_schemas": "outcomes of calls over the wire",
         "outcomes": "how calls ended that were counted before",
@@ -163,6 +168,7 @@ ROOMS_OF_DOMAINS = {
         "moments.sql": "where an account stood at a moment",
         "plain.sql": "the short way of a posting: new transfers that are all covered",
         "posting.sql": "the one function through which money moves",
+        "staff.sql": "what staff do in the ledger, whose tables no login role writes",
         "rules": "what customers may send, as staff have set it",
         "spending": "what a wallet spent, by category and by day",
         "staff_schemas": "wallets as staff see them, beside customers' in schemas",
@@ -191,7 +197,7 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=relative)
+@pytest.mark.parametrize("path", [*PYTHON, *SQL], ids=relative)
 def test_no_file_is_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_FILE or relative(path) in LONG_FILES
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message
 from uvicorn.config import Config
 
 from bursar.connection import Connection, State, Terms
+from bursar.core import metrics
 from bursar.core.errors import BursarError
 
 log = logging.getLogger("bursar.server")
@@ -201,6 +202,9 @@ async def _sweep(state: State, pause: float) -> None:
         await asyncio.sleep(pause)
         _set_date(state)
         _report_refused(state)
+        metrics.requests_in_flight.set(
+            len(state.at_work)
+        )  # at each request it would cost a thirtieth
         now = clock()
         for connection in _http(state):
             try:

@@ -17,7 +17,7 @@ from bursar.auth import sessions
 from bursar.auth.actor import Actor, Kind, Origin
 from bursar.core.database import WORKER, Claim, Role, connect
 from tests.conftest import Live
-from tests.databases import ADMIN, new_folder, raw
+from tests.databases import as_superuser, new_folder, raw
 from tests.world import OLIVIA
 
 
@@ -108,10 +108,7 @@ class Trail:
 
 @asynccontextmanager
 async def superuser(url: str) -> AsyncIterator[asyncpg.Connection]:
-    import os
-
-    admin = make_url(os.environ[ADMIN]).set(database=make_url(url).database)
-    connection = await asyncpg.connect(admin.render_as_string(hide_password=False))
+    connection = await asyncpg.connect(as_superuser(url))
     try:
         yield connection
     finally:

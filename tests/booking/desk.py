@@ -136,6 +136,12 @@ async def free(
     return [slot["starts_at"] for slot in (await get(live, who, path))["slots"]]
 
 
+async def near(live: Live, table: str, row_id: str, hours: float) -> None:
+    """As though it began so many hours from now, whatever the hour is."""
+    [row] = await rows(live, f"select starts_at - now() as off from {table} where id = '{row_id}'")
+    await shift(live, table, row_id, (row["off"] - timedelta(hours=hours)) / timedelta(days=1))
+
+
 async def shift(live: Live, table: str, row_id: str, days: float) -> None:
     """As though it had been booked and were earlier: only the owner of the database can do that,
     with the guards taken off."""

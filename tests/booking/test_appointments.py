@@ -16,6 +16,7 @@ from tests.booking.desk import (
     free,
     get,
     move_in,
+    near,
     post,
     provider,
     put,
@@ -124,8 +125,7 @@ async def test_early_cancelling_costs_nothing_late_cancelling_a_share(live_db: L
     cut = await service(live_db, await provider(live_db))
     await change(live_db, "cancel_late_refund_percent", 30)
     early, late = await book(live_db, CARL, cut, at(3)), await book(live_db, CARL, cut, at(5))
-    soon = datetime.now(UTC) + timedelta(hours=3)
-    await shift(live_db, "appointments", late["id"], (at(5) - soon) / timedelta(days=1))
+    await near(live_db, "appointments", late["id"], 3)
     for booked, share in ((early, 100), (late, 30)):
         path = f"{MINE}/{booked['id']}/cancellation"
         answer = await post(live_db, CARL, path, {"reason": "Ill"})
@@ -142,8 +142,7 @@ async def test_late_moving_would_be_cancelling_for_nothing(live_db: Live) -> Non
     await move_in(live_db)
     cut = await service(live_db, await provider(live_db))
     late = await book(live_db, CARL, cut, at(5))
-    soon = datetime.now(UTC) + timedelta(hours=3)
-    await shift(live_db, "appointments", late["id"], (at(5) - soon) / timedelta(days=1))
+    await near(live_db, "appointments", late["id"], 3)
     body = {"starts_at": said(at(6))}
     moved = await put(live_db, CARL, f"{MINE}/{late['id']}", body)
     assert refused(moved) == (409, "booking.too_late")

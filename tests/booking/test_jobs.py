@@ -18,6 +18,7 @@ from tests.booking.desk import (
     get,
     listen,
     move_in,
+    near,
     post,
     provider,
     put,
@@ -122,9 +123,8 @@ async def test_a_reminder_comes_once_and_again_for_a_new_time(live_db: Live) -> 
     await do(live_db, tasks.write_letters)
     await do(live_db, tasks.remind)
     assert len(await mails(live_db, CARLS)) == 1
-    soon = datetime.now(UTC) + timedelta(hours=20)
-    await shift(live_db, "appointments", booked["id"], (at(4) - soon) / timedelta(days=1))
-    await shift(live_db, "trainings", aid, (at(5) - soon) / timedelta(days=1))
+    await near(live_db, "appointments", booked["id"], 20)
+    await near(live_db, "trainings", aid, 20)
     await rows(live_db, "update training_enrolments set letter = null")
     for sql in (
         "alter table training_enrolments disable trigger user",

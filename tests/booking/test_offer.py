@@ -21,6 +21,7 @@ from tests.booking.desk import (
     service,
 )
 from tests.conftest import Live
+from tests.wallets.purses import hire
 from tests.world import ADAM, ANNA, CARL, DORA, MARK, OLIVIA
 
 PROVIDERS, SERVICES = f"{ADMIN}/providers", f"{ADMIN}/services"
@@ -215,6 +216,7 @@ NO_SERVICES: list[tuple[dict[str, Any], str]] = [
 
 
 async def test_services_that_are_none(live_db: Live) -> None:
+    await hire(live_db)
     await made(live_db, "assets", {"code": "JPY", "scale": 0})
     for bad, code in NO_SERVICES:
         body = {"name": "Haircut", "price": "20.00", "durationMinutes": 30, **bad}
@@ -225,6 +227,7 @@ async def test_services_that_are_none(live_db: Live) -> None:
 
 
 async def test_prices_have_the_digits_of_their_currency(live_db: Live) -> None:
+    await hire(live_db)
     await made(live_db, "assets", {"code": "JPY", "scale": 0})
     for price, currency, shown in (
         ("20", "USD", "20.00"),

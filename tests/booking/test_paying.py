@@ -20,6 +20,7 @@ from tests.booking.desk import (
     get,
     listen,
     move_in,
+    near,
     post,
     provider,
     put,
@@ -142,7 +143,7 @@ async def test_early_all_goes_back_late_a_share_missed_nothing(live_db: Live) ->
     early, soon, missed = [await book(live_db, CARL, cut, at(day)) for day in (3, 4, 5)]
     paid = [await pay(live_db, CARL, appointment_id=each["id"]) for each in (early, soon, missed)]
     await post(live_db, CARL, f"{API}/appointments/{early['id']}/cancellation")
-    await shift(live_db, "appointments", soon["id"], 3.5)
+    await near(live_db, "appointments", soon["id"], 3)
     await post(live_db, CARL, f"{API}/appointments/{soon['id']}/cancellation")
     await shift(live_db, "appointments", missed["id"], 6)
     path = f"{ADMIN}/appointments/{missed['id']}/status"

@@ -26,6 +26,7 @@ from tests.booking.desk import (
     training,
 )
 from tests.conftest import Live
+from tests.wallets.purses import hire
 from tests.world import ADAM, CARL, DORA, OLIVIA
 
 MINE = f"{API}/enrolments"
@@ -241,6 +242,7 @@ async def test_a_training_that_cannot_be(live_db: Live) -> None:
         codes = {problem["code"], *(each["code"] for each in problem.get("errors", ()))}
         assert code in codes, (given, problem)
     assert await rows(live_db, "select from trainings") == []
+    await hire(live_db)
     await made(live_db, "assets", {"code": "JPY", "scale": 0})
     yen = await made(live_db, "trainings", as_staff_wrote(ana, price="1000", currency="JPY"))
     assert yen["price"] == 1000

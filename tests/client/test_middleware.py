@@ -231,6 +231,15 @@ def test_importing_it_brings_nothing_of_the_server() -> None:
     assert heavy & set(found) == set()
     ours = {name for name in found if name.startswith("bursar.")}
     assert {name for name in ours if not name.startswith("bursar.client")} == {
-        "bursar.core", "bursar.core.addresses", "bursar.core.rates", "bursar.keys",
-        "bursar.keys.secret",
+        "bursar.core", "bursar.core.addresses", "bursar.core.api_keys", "bursar.core.rates",
+        "bursar.keys", "bursar.keys.secret",
     }  # fmt: skip
+
+
+async def test_who_has_to_pay_first_is_told_so(live_db: Live) -> None:
+    await move_in(live_db)
+    carl = await key_of(live_db)
+    await rows(live_db, "insert into usage_stops (user_id) values ($1)", CARL.id)
+    async with shop(live_db) as (api, _):
+        answer = await api.get(THING, headers=carl.headers)
+    assert told(answer) == (402, "usage.payment_required")

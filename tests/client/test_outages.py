@@ -117,6 +117,47 @@ async def test_too_many_at_once_are_refused_at_once(live_db: Live) -> None:
     assert await number_of_events(live_db) == 5
 
 
+@pytest.mark.parametrize("said", ["{}", "null", "[]", '{"valid": true}', "<html>"])
+async def test_an_answer_that_is_none_of_bursars_is_an_outage(live_db: Live, said: str) -> None:
+    """Of a proxy in between, say. What could not be told is told when Bursar is back."""
+    await move_in(live_db)
+    service, carl = await service_key(live_db), await key_of(live_db)
+    how: dict[str, Any] = {"report_seconds": 0.05}
+    async with live_db.serving() as url, nonsense(said) as (elsewhere, asked):
+        async with opened(elsewhere, service, **how) as (api, middleware):
+            away = await api.get(THING, headers=carl.headers)
+            assert (away.status_code, away.json()["code"]) == (503, "keys.unreachable")
+            middleware._line.url = url
+            assert (await api.get(THING, headers=carl.headers)).status_code == 200
+            middleware._line.url = elsewhere
+            async with asyncio.timeout(20):
+                while not any(b"/usage/outcomes" in request for request in asked):
+                    await asyncio.sleep(0.02)
+            assert middleware.outcomes.told == 0
+            middleware._line.url = url
+            await until_told(middleware, 1)
+        async with opened(elsewhere, service, when_unreachable="allow", **how) as (api, _):
+            assert (await api.get(THING, headers=carl.headers)).json()["owner"] is None
+
+
+@asynccontextmanager
+async def nonsense(said: str) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Something that answers 200 to everything, and what it was asked."""
+    asked: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await reader.read(65_536):
+            asked.append(request)
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\n\r\n"
+            writer.write(head.encode() + said.encode())
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    server.close()
+    await server.wait_closed()
+
+
 class Breaking:
     """A line that hands each request on, and cuts off the first answers."""
 

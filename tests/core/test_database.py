@@ -25,7 +25,12 @@ from bursar.core.database import (
     plain_dsn,
     role_url,
 )
-from bursar.core.database_errors import DatabaseBusy, DatabaseSlow, OutcomeUnknown
+from bursar.core.database_errors import (
+    DatabaseBusy,
+    DatabaseSlow,
+    DatabaseUnavailable,
+    OutcomeUnknown,
+)
 from bursar.core.migrate import migrate
 from tests import databases, notes
 from tests.conftest import Live
@@ -177,6 +182,20 @@ async def test_an_empty_hot_pool_answers_in_time_too(live_db: Live) -> None:
         await slow
     finally:
         await database.close()
+
+
+async def test_a_connection_lost_while_it_is_made_is_told_and_closed(
+    live_db: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(connection: Any, *_: Any, **__: Any) -> None:
+        lost.append(connection)
+        raise ConnectionResetError
+
+    lost: list[Any] = []
+    monkeypatch.setattr(asyncpg.Connection, "set_type_codec", lose)
+    with pytest.raises(DatabaseUnavailable):
+        await live_db.database.fetch_all(WORKER, "select 1 as one")
+    assert lost[0].is_closed()
 
 
 async def test_time_limits_belong_to_the_roles(live_db: Live) -> None:

@@ -81,7 +81,9 @@ async def test_a_request_that_failed_may_be_sent_again_with_its_key(live_db: Liv
     assert (wrong.status_code, right.status_code) == (422, 201)
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "ключ".encode()])
+@pytest.mark.parametrize(
+    "key", ["", " ", "a b", "x" * 256, "ключ".encode(), f"retry:bur_live_{'7' * 30}"]
+)
 async def test_a_malformed_key_is_named(live_db: Live, key: str | bytes) -> None:
     async with live_db.api(CARL) as api:
         answer = await api.post(NOTES, json={"body": "x"}, headers={"Idempotency-Key": key})

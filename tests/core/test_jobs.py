@@ -247,12 +247,15 @@ class TestSchedule:
         async with here.database.transaction(WORKER) as db:
             await schedule.register(db)
         await here.fetch("update pgqueuer_schedules set last_run = now() - interval '3 days'")
+        minute = "select date_trunc('minute', clock_timestamp()) as minute"
+        before = await here.fetch(minute)
         await asyncio.gather(*(look() for _ in range(6)))
         added = await here.fetch("select entrypoint, count(*) from pgqueuer group by 1")
-        expected = {definition.name: 1 for definition in jobs.scheduled()}
+        turned = await here.fetch(minute) != before  # then those of each minute are due once more
         counted = dict(added)
-        counted["test.every_second"] = min(counted["test.every_second"], 1)  # time goes on
-        assert counted == expected
+        assert counted.keys() == {definition.name for definition in jobs.scheduled()}
+        del counted["test.every_second"]
+        assert set(counted.values()) <= ({1, 2} if turned else {1})
 
     async def test_a_new_schedule_begins_with_its_next_time(self, here: Bench) -> None:
         async with here.database.transaction(WORKER) as db:

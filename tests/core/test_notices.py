@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from bursar.core.database import DOOR, Database
 from bursar.core.notices import Notices, Pace
+from tests.between import Swallower
 from tests.conftest import Live
-from tests.listeners import NEVER, TOLD, announce, count, listeners, until
+from tests.listeners import BRISK, NEVER, TOLD, announce, count, listeners, until
 
 
 async def test_one_connection_serves_many_channels(live_db: Live) -> None:
@@ -81,3 +83,58 @@ async def test_a_look_that_hangs_is_ended(live_db: Live) -> None:
 async def test_nobody_listens_where_nobody_wants_to_hear(live_db: Live) -> None:
     async with Notices(live_db.database).listening():
         assert await count(listeners(live_db)) == 0
+
+
+async def test_who_cannot_announce_trusts_nothing_and_goes_on_listening(live_db: Live) -> None:
+    """All connections are in use for a while: that ends trust, and nothing else. To listen anew and
+    to forget all that is known would only ask more of the same connections."""
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    notices = Notices(live_db.database, BRISK)
+    notices.on("words", lambda _: None, look=look)
+    async with notices.listening():
+        await until(lambda: notices.hears, "the echo")
+        pool = live_db.database._pool(DOOR.role)
+        taken = [await pool.take() for _ in range(pool._size)]
+        await until(lambda: not notices.hears, "the end of trust")
+        for connection in taken:
+            pool.put_back(connection)
+        await until(lambda: notices.hears, "the echo again")
+        assert (looks, notices._failed) == (1, 0)
+
+
+async def test_who_is_told_nothing_knows_it(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something in between lets everything through but notices, from the start or from some moment
+    on; what could not be heard is looked for instead."""
+    looks = 0
+    heard: list[str] = []
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    async with Swallower(live_db.url).listening() as pooler:
+        database = Database(pooler.url, live_db.settings)
+        notices = Notices(database, BRISK)
+        notices.on("words", heard.append, look=look)
+        async with notices.listening():
+            await until(lambda: notices._failed > 2, "echoes that do not come")
+            assert pooler.swallowed > 2
+            assert not notices.hears
+            assert looks > notices._failed
+            pooler.swallows = False
+            await until(lambda: notices.hears, "the echo")
+            await announce(live_db, "words", "one")
+            await until(lambda: heard == ["one"], "the word")
+            pooler.swallows, before = True, looks
+            await until(lambda: not notices.hears, "the end of trust")
+            await until(lambda: looks > before, "a look instead")
+        await database.close()
+    assert "a pooler in between may swallow notices" in caplog.text
+    assert {each.levelname for each in caplog.records if "notices" in each.name} == {"WARNING"}

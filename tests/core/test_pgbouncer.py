@@ -7,7 +7,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from bursar.app import create_app
 from bursar.core import jobs
 from bursar.core.database import WORKER, Database, Role, plain_dsn, role_password
 from bursar.core.migrate import migrate
+from bursar.core.notices import Notices
 from bursar.core.settings import Settings
 from tests import databases, jobs_world, notes
 from tests.clusters import free_port, identity
 from tests.conftest import Live
 from tests.databases import ADMIN, SECRET
+from tests.listeners import BRISK
+from tests.listeners import until as hearing
 from tests.notes import Note
 from tests.programs import MYSELF, ORDINARY, User, bursar, new_folder, serving, until
 from tests.workers import Bench, worker_process
@@ -227,6 +230,32 @@ async def test_a_worker_is_told_past_the_pooler(pooled: Pooled) -> None:
                 await jobs.enqueue(db, jobs_world.write, {"word": word})
         await bench.until_noted("write", *words)
     assert sorted(await bench.notes("write")) == sorted(["warm", *words])
+    await database.close()
+
+
+# Notices
+
+
+async def test_who_listens_through_it_does_not_believe_that_it_hears(pooled: Pooled) -> None:
+    """LISTEN is answered as ever, and what is announced then goes to nobody."""
+    async with listening(pooled, None) as notices:
+        await hearing(lambda: notices._failed > 5, "echoes that do not come")
+        assert not notices.hears
+    async with listening(pooled, pooled.direct_url) as notices:
+        await hearing(lambda: notices.hears, "the echo")
+
+
+@asynccontextmanager
+async def listening(pooled: Pooled, direct_url: str | None) -> AsyncIterator[Notices]:
+    async def look() -> None:
+        return
+
+    given = {"database_url": pooled.url, "database_direct_url": direct_url}
+    database = Database(pooled.url, pooled.settings(**given))
+    notices = Notices(database, BRISK)
+    notices.on("words", print, look=look)
+    async with notices.listening():
+        yield notices
     await database.close()
 
 

@@ -68,6 +68,7 @@ async def test_a_wrong_method_says_which_are_right(live_db: Live) -> None:
         b'{"a": NaN}',
         b'{"a": Infinity}',
         b'{"a": 1e999999999}',
+        b'{"a": 1e99999999999999999999}',
         b'{"a": "\\u0000"}',
         b'{"a": "\\ud800"}',
         b'{"a\\u0000": 1}',
@@ -235,7 +236,7 @@ async def test_pages_of_a_named_origin_may_read_answers_and_refusals(live_db: Li
     async with live.api(OLIVIA) as api:
         preflight = await api.options(SETTINGS, headers=ask)
         read = await api.get(SETTINGS, headers=ORIGIN)
-        large = await api.put(SETTINGS, content=b"x" * 2_000_000, headers=ORIGIN)
+        large = await api.put(SETTINGS, content=b"x" * (named.max_body_bytes + 1), headers=ORIGIN)
         missing = await api.get("/nope", headers=ORIGIN)
         other = await api.get(SETTINGS, headers={"Origin": "https://elsewhere.example"})
     await live.database.close()
@@ -330,6 +331,13 @@ def test_a_number_keeps_every_digit(number: Decimal) -> None:
 def test_no_bytes_break_the_reader(body: bytes) -> None:
     with suppress(InvalidInput):
         exact_json(body)
+
+
+def test_no_depth_breaks_the_reader() -> None:
+    """Neither one that is read nor one that is refused, nor one that lies just in between."""
+    for depth in range(700, 1001):
+        with suppress(InvalidInput):
+            exact_json(b"[" * depth + b'"\\u00e9"' + b"]" * depth)
 
 
 async def test_a_body_is_read_exactly_through_the_whole_stack(live_db: Live) -> None:

@@ -82,7 +82,7 @@ async def number_of_events(live: Live, who: Actor = CARL) -> int:
 
 RECOUNT = """
   select user_id, month_of(timestamp) as month, count(*) as requests,
-    count(*) filter (where coalesce(status_code, 0) < 400) as good, sum(units) as units,
+    count(*) filter (where status_code < 400) as good, sum(units) as units,
     coalesce(sum(response_time_ms), 0) as ms
   from usage group by 1, 2 order by 1, 2
 """
@@ -93,12 +93,14 @@ SUMS = {
       from monthly_usage order by 1, 2""",
     "usage_hours": """
       select user_id, month_of(hour) as month, sum(requests) as requests,
-        coalesce(sum(requests) filter (where status_code < 400), 0) as good, sum(units) as units,
+        coalesce(sum(requests) filter (where status_code between 1 and 399), 0) as good,
+        sum(units) as units,
         sum(total_response_time_ms) as ms
       from usage_hours group by 1, 2 order by 1, 2""",
     "usage_days": """
       select user_id, to_char(day, 'YYYY-MM') as month, sum(requests) as requests,
-        coalesce(sum(requests) filter (where status_code < 400), 0) as good, sum(units) as units,
+        coalesce(sum(requests) filter (where status_code between 1 and 399), 0) as good,
+        sum(units) as units,
         sum(total_response_time_ms) as ms
       from usage_days group by 1, 2 order by 1, 2""",
 }

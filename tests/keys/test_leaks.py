@@ -46,6 +46,57 @@ async def test_whoever_shows_a_key_may_end_it(live_db: Live) -> None:
     assert len(await actions(live_db, carl.id)) == 2
 
 
+@pytest.mark.parametrize("around", [" {}", "{}\n", "\t{}\r\n"])
+async def test_a_key_with_a_blank_around_it_is_one(live_db: Live, around: str) -> None:
+    await move_in(live_db)
+    carl = await key_of(live_db)
+    token = around.format(carl.key)
+    [answer] = (await send(live_db, report(token))).json()
+    assert answer["label"] == "true_positive"
+    assert answer["token_hash"] == base64.b64encode(secret.digest(token)).decode()
+
+
+UNREADABLE = [
+    {"token": "bur_live_" + "x" * 10_000},
+    {"token": None},
+    {"token": "\0"},
+    {"token": "\ud800"},
+    {"token": 7},
+    {"token": ["bur_live_"]},
+    {"type": "bursar_api_key"},
+    {},
+    [],
+    "bur_live_",
+    7.5,
+    None,
+]
+AROUND: list[dict[str, Any]] = [
+    {"url": 7},
+    {"url": "\0", "\udc00": 1},
+    {"url": "x" * 5_000, "source": []},
+    {"type": None, "url": None},
+    {"type": "x" * 200, "more": "ENDLESS"},
+]
+
+
+async def test_a_bad_item_keeps_no_other_key_alive(live_db: Live) -> None:
+    await move_in(live_db)
+    held = [await key_of(live_db) for _ in AROUND]
+    sound = [{"token": key.key, **around} for key, around in zip(held, AROUND, strict=True)]
+    items = [*UNREADABLE, {"token": "ENDLESS"}, *sound, "ENDLESS", *UNREADABLE]
+    answer = await send(live_db, json.dumps(items).replace('"ENDLESS"', "1e999").encode())
+    assert answer.status_code == 200, answer.text
+    false, true = ["false_positive"] * (len(UNREADABLE) + 1), ["true_positive"] * len(held)
+    assert [each["label"] for each in answer.json()] == [*false, *true, *false]
+    hashes = [base64.b64encode(secret.digest(key.key)).decode() for key in held]
+    ours = answer.json()[len(false) : -len(false)]
+    assert [each["token_hash"] for each in ours] == hashes
+    types = [each["token_type"] for each in ours]
+    assert types == [*["bursar_api_key"] * 4, "x" * 200]
+    reasons = await rows(live_db, "select distinct status, revoke_reason from api_keys")
+    assert [tuple(row.values()) for row in reasons] == [("revoked", "leaked")]
+
+
 async def test_of_a_services_key_the_owners_are_told(live_db: Live) -> None:
     await move_in(live_db)
     staff = """insert into admin_users (email, name, role, status)
@@ -60,7 +111,6 @@ async def test_of_a_services_key_the_owners_are_told(live_db: Live) -> None:
     answer = await send(live_db, report(shop.key))
     assert [each["label"] for each in answer.json()] == ["true_positive"]
     async with live_db.api(**shop.headers) as api:
-        await live_db.app.state.keyring.look()
         verifying = await api.post(f"{API}/keys/verify", json={"key": "x", "endpoint": "/"})
     assert verifying.status_code == 401
     await run_jobs(live_db)
@@ -96,6 +146,14 @@ async def test_a_signature_is_demanded_where_a_public_key_is_set(live_db: Live) 
     assert [row[0] for row in await rows(live_db, "select status from api_keys")] == ["revoked"]
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b"[7]", b'[{"type": "x"}]', report(*["x"] * 101)])
+async def test_a_report_that_is_too_long_says_so(live_db: Live) -> None:
+    answer = await send(live_db, report(*["x"] * 101))
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["detail"].startswith("A report has at most 100 keys")
+    assert (await send(live_db, report(*["x"] * 100))).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"7", b"[7"])
 async def test_what_is_no_report(live_db: Live, body: bytes) -> None:
     assert (await send(live_db, body)).status_code == 422

@@ -95,7 +95,7 @@ async def test_numbers_and_texts_that_are_none(live_db: Live, field: str, value:
     assert await number_of_events(live_db) == 1
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999999999"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 async def test_numbers_that_are_not_json(live_db: Live, number: str) -> None:
     await move_in(live_db)
     shop = await service_key(live_db)
@@ -131,8 +131,7 @@ async def test_whoever_is_closed_calls_no_more(live_db: Live) -> None:
         assert (await own.get(f"{USAGE}/quota")).status_code == 200
         assert (await staff.delete(f"{API}/admin/users/{CARL.id}")).status_code in (200, 204)
         assert await code(live_db, shop, carl) == "DISABLED_OWNER"
-        async with asyncio.timeout(10):  # felt as soon as the notice is heard
-            await live_db.app.state.keyring.look()
+        async with asyncio.timeout(10):
             assert (await own.get(f"{USAGE}/quota")).status_code == 401
     async with live_db.api(CARL) as gone:
         assert (await gone.post(KEYS, json={"name": "x"})).status_code in (401, 403, 404, 409)

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from bursar.core.database import WORKER
-from bursar.metering import tasks
-from bursar.metering.events import oldest_kept
 from tests.accounts.people import rows
 from tests.conftest import Live
-from tests.keys.keyholders import USAGE, Held, assert_sums_hold, key_of, service_key, verify
+from tests.keys.keyholders import KEYS, USAGE, Held, assert_sums_hold, key_of, service_key, verify
 from tests.wallets.purses import move_in, refused
 from tests.world import CARL, DORA
 
@@ -47,15 +45,25 @@ async def test_one_event_is_counted_once_by_its_id(live_db: Live) -> None:
     other = await post(live_db, carl, {**body, "status_code": 200}, USAGE)
     assert refused(other) == (409, "usage.event_conflict")
     keyed = {"endpoint": "/v1/things"}
-    for status in (201, 200):
+    for _ in range(2):
         answer = await post(live_db, carl, keyed, USAGE, **{"Idempotency-Key": "k"})
-        assert answer.status_code == status
+        assert answer.status_code == 201
     for _ in range(2):
         assert (await post(live_db, carl, keyed, USAGE)).status_code == 201
     found = await rows(live_db, "select user_id, api_key_id::text from usage")
     assert {tuple(row.values()) for row in found} == {(CARL.id, carl.id)}
     assert len(found) == 4
     await assert_sums_hold(live_db)
+
+
+async def test_a_customer_cannot_take_the_ids_of_a_services_events(live_db: Live) -> None:
+    await move_in(live_db)
+    shop, carl = await service_key(live_db), await key_of(live_db, scopes=["usage:write"])
+    cheap = {"endpoint": "/cheap", "event_id": "e-1"}
+    assert [(await post(live_db, carl, cheap, USAGE)).status_code for _ in range(2)] == [201, 200]
+    assert await outcomes(live_db, shop, event(1, units=1000)) == ["counted"]
+    assert await outcomes(live_db, shop, event(1, units=1000)) == ["duplicate"]
+    assert await counted(live_db) == 2
 
 
 async def test_each_item_has_its_own_outcome(live_db: Live) -> None:
@@ -88,52 +96,6 @@ async def test_each_item_has_its_own_outcome(live_db: Live) -> None:
     await assert_sums_hold(live_db)
 
 
-@pytest.mark.parametrize("number", [1001, 10_000])
-async def test_too_many_are_refused_with_the_limit(live_db: Live, number: int) -> None:
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    answer = await post(live_db, shop, {"events": [{"endpoint": "/"}] * number})
-    assert refused(answer) == (413, "usage.too_many_events")
-    assert answer.json()["limit"] == 1000
-    assert await counted(live_db) == 0
-
-
-@pytest.mark.parametrize("body", [{}, {"events": []}, {"events": 7}, [], 7, "x", {"events": None}])
-async def test_what_is_no_batch(live_db: Live, body: Any) -> None:
-    answer = await post(live_db, await service_key(live_db), body)
-    assert answer.status_code == 422, answer.text
-
-
-CLOUD = {
-    "specversion": "1.0", "id": "7", "source": "/gateway", "type": "call", "subject": str(CARL.id),
-    "data": {"endpoint": "/v1/things", "status_code": 200},
-}  # fmt: skip
-
-
-async def test_cloud_events_one_or_a_batch(live_db: Live) -> None:
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    time = datetime.now(UTC).replace(microsecond=0)
-    async with live_db.api(**shop.headers) as api:
-        one = await api.post(
-            EVENTS,
-            json={**CLOUD, "time": time.isoformat()},
-            headers={"Content-Type": "application/cloudevents+json; charset=utf-8"},
-        )
-        batch = [CLOUD, {**CLOUD, "id": "8"}, {**CLOUD, "source": "/b"}, {**CLOUD, "data": None}, 7]
-        many = await api.post(
-            EVENTS, json=batch, headers={"Content-Type": "application/cloudevents-batch+json"}
-        )
-    assert one.json()["outcomes"][0]["status"] == "counted"
-    assert [each["status"] for each in many.json()["outcomes"]] == [
-        "refused", "counted", "counted", "refused", "refused",
-    ]  # fmt: skip
-    assert many.json()["outcomes"][0]["code"] == "usage.event_conflict"  # now it has no time
-    found = await rows(live_db, "select event_id, timestamp from usage order by recorded_at, 1")
-    assert [row["event_id"] for row in found] == ["/gateway 7", "/b 7", "/gateway 8"]
-    assert found[0]["timestamp"] == time
-
-
 async def test_a_customer_reports_their_own_whatever_they_say(live_db: Live) -> None:
     await move_in(live_db)
     carl, dora = await key_of(live_db, scopes=["usage:write"]), await key_of(live_db, DORA)
@@ -148,6 +110,47 @@ async def test_what_was_verified_is_not_counted_again(live_db: Live) -> None:
     shop, carl = await service_key(live_db), await key_of(live_db)
     await verify(live_db, shop, carl, event_id="call")
     assert await outcomes(live_db, shop, event(event_id="call")) == ["duplicate"]
+
+
+async def test_the_same_id_with_another_key_is_another_event(live_db: Live) -> None:
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    first, second = await key_of(live_db), await key_of(live_db)
+    by_first, by_second = event(1, api_key_id=first.id), event(1, api_key_id=second.id)
+    assert await outcomes(live_db, shop, by_first, by_second) == [
+        "counted", "usage.event_conflict",
+    ]  # fmt: skip
+    assert await outcomes(live_db, shop, by_first, by_second, event(1)) == [
+        "duplicate", "usage.event_conflict", "duplicate",
+    ]  # fmt: skip
+    assert await outcomes(live_db, shop, event(2), event(2, api_key_id=first.id)) == [
+        "counted", "usage.event_conflict",
+    ]  # fmt: skip
+    assert await outcomes(live_db, shop, event(2), event(2, api_key_id=first.id)) == [
+        "duplicate", "usage.event_conflict",
+    ]  # fmt: skip
+    await rows(live_db, "update usage_event_ids set line_id = null")  # as they were once kept
+    assert await outcomes(live_db, shop, by_second, event(1)) == ["duplicate"] * 2
+    assert await counted(live_db) == 2
+
+
+async def test_an_id_lets_no_other_key_pass(live_db: Live) -> None:
+    """Else a key whose month is used up would go on with the ids of another one."""
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    first, used_up = await key_of(live_db), await key_of(live_db, per_month=1)
+    assert (await verify(live_db, shop, used_up))["valid"]
+    counted_call = await verify(live_db, shop, first, event_id="e-1")
+    refusal = await verify(live_db, shop, used_up, event_id="e-1")
+    assert (refusal["code"], refusal["replayed"]) == ("EVENT_CONFLICT", False)
+    assert refusal["usage_id"] is None
+    async with live_db.api(CARL) as api:
+        made = (await api.post(f"{KEYS}/{first.id}/rotation", json={})).json()
+    rotated = await verify(live_db, shop, Held(made["id"], made["key"]), event_id="e-1")
+    assert (rotated["code"], rotated["usage_id"]) == ("VALID", counted_call["usage_id"])
+    assert await outcomes(live_db, shop, event(api_key_id=used_up.id), event()) == [
+        "usage.event_conflict", "duplicate",
+    ]  # fmt: skip
 
 
 async def test_the_same_from_many_sides_at_once_is_counted_once(live_db: Live) -> None:
@@ -170,66 +173,6 @@ async def test_the_same_from_many_sides_at_once_is_counted_once(live_db: Live) -
     assert (flat.count("counted"), flat.count("duplicate")) == (300, 600)
     assert await counted(live_db) == 300
     await assert_sums_hold(live_db)
-
-
-async def test_an_event_of_an_older_month_counts_there(live_db: Live) -> None:
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    oldest = oldest_kept(datetime.now(UTC), 13)
-    assert await outcomes(live_db, shop, event(1, timestamp=oldest.isoformat())) == ["counted"]
-    [row] = await rows(live_db, "select month from monthly_usage")
-    assert row["month"] == f"{oldest:%Y-%m}"
-    await assert_sums_hold(live_db)
-
-
-@pytest.mark.parametrize(
-    ("now", "months", "oldest"),
-    [
-        (datetime(2026, 11, 28, tzinfo=UTC), 13, datetime(2025, 10, 1, tzinfo=UTC)),
-        (datetime(2026, 1, 31, tzinfo=UTC), 1, datetime(2025, 12, 1, tzinfo=UTC)),
-        (datetime(2026, 12, 1, tzinfo=UTC), 12, datetime(2025, 12, 1, tzinfo=UTC)),
-    ],
-)
-def test_the_oldest_month_that_is_kept(now: datetime, months: int, oldest: datetime) -> None:
-    assert oldest_kept(now, months) == oldest
-
-
-async def test_months_are_made_ahead_and_dropped_in_time(live_db: Live) -> None:
-    """The sums stay; the id of an event is remembered as long as the event could be sent again."""
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    oldest = oldest_kept(datetime.now(UTC), 13)
-    await outcomes(live_db, shop, event(1, timestamp=oldest.isoformat()), event(2))
-    ago = (oldest - timedelta(days=1)).date()
-    old = "update usage_event_ids set seen_on = $1 where event = substr(sha256('e-1'), 1, 16)"
-    await rows(live_db, old, ago)
-    await rows(live_db, "insert into usage (user_id, endpoint, timestamp) values ($1, '/', $2)",
-               CARL.id, oldest)  # fmt: skip
-    await set_retention(live_db, 12)
-    async with live_db.database.transaction(WORKER) as db:
-        await tasks.turn_months(db, {})
-    names = [row[0] for row in await rows(live_db, PARTITIONS)]
-    ahead = datetime.now(UTC).replace(day=1) + timedelta(days=62)
-    assert f"usage_{ahead:%Y_%m}" in names
-    assert f"usage_{oldest:%Y_%m}" not in names
-    assert await counted(live_db) == 1
-    assert sum(row[0] for row in await rows(live_db, "select requests from usage_days")) == 3
-    assert (
-        await rows(live_db, "select from usage_hours where hour < now() - interval '2 days'") == []
-    )
-    assert len(await rows(live_db, "select from usage_event_ids")) == 1
-    assert await outcomes(live_db, shop, event(1, timestamp=oldest.isoformat())) == [
-        "usage.before_retention"
-    ]
-
-
-PARTITIONS = "select inhrelid::regclass::text from pg_inherits where inhparent = 'usage'::regclass"
-
-
-async def set_retention(live: Live, months: int) -> None:
-    from tests.accounts.people import change
-
-    await change(live, "usage_retention_months", months)
 
 
 async def test_plain_sql_is_summed_up_too(live_db: Live) -> None:
@@ -283,5 +226,54 @@ async def test_an_erased_account_leaves_sums_and_nothing_that_names_it(live_db: 
         async with live_db.database.transaction(WORKER) as db:
             await service.forget(db, CARL.id)
         assert await counted(live_db) == (0 if erased else 2)
+    late = event(2, ip_address="203.0.113.9")
+    assert await outcomes(live_db, shop, late) == ["usage.unknown_customer"]
     [row] = await rows(live_db, "select total_requests from monthly_usage")
     assert row["total_requests"] == 2
+
+
+async def test_what_has_no_outcome_has_not_succeeded(live_db: Live) -> None:
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    await outcomes(live_db, shop, event(1), event(2, status_code=399), event(3, status_code=400))
+    [row] = await rows(live_db, "select total_requests, successful_requests, failed_requests "
+                                "from monthly_usage")  # fmt: skip
+    assert tuple(row.values()) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "pointer"),
+    [
+        ({"date_from": "not a date"}, "/date_from"), ({"date_to": "2026-02-30"}, "/date_to"),
+        ({"date_from": "20260101"}, "/date_from"), ({"date_to": ""}, "/date_to"),
+        ({"date_from": "2026-01-01 or so"}, "/date_from"),
+        ({"date_from": "2026-01-02", "date_to": "2026-01-01"}, "/date_to"),
+        ({"date_from": "2026-01-01"}, None), ({"date_to": "2026-01-01"}, None),
+        ({"date_from": "2026-01-01", "date_to": "2026-01-01"}, None),
+        ({"date_from": "2026-01-01T08:00:00Z", "date_to": "2026-01-01"}, None),
+    ],
+)  # fmt: skip
+async def test_dates_are_dates_in_their_order(
+    live_db: Live, said: dict[str, str], pointer: str | None
+) -> None:
+    await move_in(live_db)
+    answer = await post(live_db, await service_key(live_db), event(**said), USAGE)
+    if pointer is None:
+        assert answer.status_code == 201, answer.text
+    else:
+        assert refused(answer) == (422, "invalid_input")
+        assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
+
+
+async def test_who_is_deleted_leaves_no_meter(live_db: Live) -> None:
+    await move_in(live_db)
+    shop, carl, dora = [
+        await service_key(live_db), await key_of(live_db, per_minute=9), await key_of(live_db, DORA)
+    ]  # fmt: skip
+    for holder in (carl, dora):
+        await verify(live_db, shop, holder)
+    metered = {str(row[0]) for row in await rows(live_db, "select id from meters")}
+    assert {str(CARL.id), carl.id, str(DORA.id)} <= metered
+    await rows(live_db, "delete from users where id = $1", CARL.id)
+    left = {str(row[0]) for row in await rows(live_db, "select id from meters")}
+    assert left == metered - {str(CARL.id), carl.id}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.metering import export
+from bursar.metering import export, queries
 from bursar.metering.latency import BOUNDS, percentile
 from tests.accounts.people import rows
 from tests.conftest import Live
@@ -120,6 +120,32 @@ async def test_parts_of_it(live_db: Live, by: str, parts: dict[str | None, int])
     names = {None: None, "carl": carl.id}
     wanted = {names.get(part, part): number for part, number in parts.items()}
     assert {each["part"]: each["requests"] for each in found["parts"]} == wanted
+
+
+async def test_what_is_not_among_the_largest_parts_is_the_rest(
+    live_db: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    events = [event(n, endpoint=f"/{n % 7 % 4}", response_time_ms=n, units=2, status_code=200 + n)
+              for n in range(280)]  # fmt: skip
+    assert set(await outcomes(live_db, shop, *events)) == {"counted"}
+    whole = await read(live_db, "/breakdown")
+    assert [each["requests"] for each in whole["parts"]] == [80, 80, 80, 40]
+    assert whole["rest"] is None
+    monkeypatch.setattr(queries, "MOST_PARTS", 2)
+    found = await read(live_db, "/breakdown")
+    assert found["parts"] == whole["parts"][:2]
+    rest, others = found["rest"], whole["parts"][2:]
+    assert (rest["part"], rest["parts"]) == (None, 2)
+    for name in ("requests", "failed_requests", "units"):
+        assert rest[name] == sum(each[name] for each in others)
+    assert rest["p99_ms"] > rest["p50_ms"] > 100
+    async with live_db.api(SUE) as api:
+        staffs = (await api.get(f"{API}/admin/users/{CARL.id}/usage/breakdown")).json()
+    assert (staffs["rest"]["failedRequests"], staffs["rest"]["parts"]) == (
+        rest["failed_requests"], 2,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("by", ["day", "hour"])

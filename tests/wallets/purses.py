@@ -23,7 +23,7 @@ from bursar.wallets import service as wallets
 from bursar.wallets.ledger import USD, Leg, Outcome
 from tests.accounts.people import rows
 from tests.conftest import Live
-from tests.world import CARL, DORA
+from tests.world import CARL, DORA, STAFF
 
 Customer = Actor | UUID | str
 Amount = Decimal | str | int
@@ -49,8 +49,22 @@ def minor(amount: Amount, asset: str = USD) -> int:
     return money.signed_minor(Decimal(amount), SCALES[asset])
 
 
+STAFF_ROW = """
+insert into admin_users (id, email, name, role, status)
+values ($1, concat('staff-', right($1::uuid::text, 2), '@example.com'), 'Somebody', $2, 'active')
+on conflict do nothing
+"""
+
+
+async def hire(live: Live) -> None:
+    """The staff of the world work here: money moves only for those who do."""
+    for who in STAFF:
+        await rows(live, STAFF_ROW, who.id, str(who.role))
+
+
 async def move_in(live: Live, *people: Customer) -> None:
     """Each has an account and, with it, a wallet; nobody named: CARL and DORA."""
+    await hire(live)
     for who in people or (CARL, DORA):
         user_id = id_of(who)
         name = {CARL.id: "Carl", DORA.id: "Dora"}.get(user_id, f"c{user_id.hex[-12:]}")

@@ -14,6 +14,7 @@ from bursar.auth.permissions import StaffRole
 from bursar.core.wire import exact_json
 from tests.accounts import colleagues
 from tests.accounts.people import actions, change, rows
+from tests.audit.trail import superuser
 from tests.conftest import Live
 from tests.wallets.purses import balance_of, freeze, fund, move_in
 from tests.world import ADAM, ANNA, CARL, OLIVIA, SUE
@@ -229,11 +230,37 @@ async def test_an_adjustment_is_one_operation_also_when_the_stored_answer_is_gon
     assert len(await rows(live_db, "select from adjustments")) == 1
 
 
+async def test_a_proposal_is_one_for_ever(live_db: Live) -> None:
+    """Also when it was decided, and the stored answer is gone."""
+    await move_in(live_db)
+    key = {"Idempotency-Key": "gift-2"}
+    async with live_db.api(OLIVIA) as api:
+        first = await api.post(OF_CARL, json=body(500), headers=key)
+        await rows(live_db, "delete from idempotency_keys")
+        again = await api.post(OF_CARL, json=body("500.0"), headers=key)
+        assert (again.status_code, again.text) == (202, first.text)
+        assert again.headers["idempotent-replayed"] == "true"
+    async with live_db.api(ADAM) as api:
+        path = f"/api/v1/admin/adjustments/{first.json()['id']}/approval"
+        assert (await api.post(path)).status_code == 200
+    async with live_db.api(OLIVIA) as api:
+        await rows(live_db, "delete from idempotency_keys")
+        decided = await api.post(OF_CARL, json=body(500), headers=key)
+        assert (decided.status_code, decided.json()["state"]) == (201, "posted")
+        await rows(live_db, "delete from idempotency_keys")
+        other = await api.post(OF_CARL, json=body(501), headers=key)
+        assert of(other) == (422, "idempotency.key_reused")
+    assert await balance_of(live_db, CARL) == 500
+    assert len(await rows(live_db, "select from adjustments")) == 1
+
+
 BAD_BODIES: list[tuple[dict[str, Any], tuple[int, str]]] = [
     (body(0), (422, "invalid_input")),
     (body("-0.0"), (422, "invalid_input")),
     (body("Infinity"), (422, "invalid_input")),
     (body(True), (422, "invalid_input")),
+    (body("\u0661"), (422, "invalid_input")),  # an Arabic 1
+    (body("1_0"), (422, "invalid_input")),
     (body("0.0000001"), (422, "money.too_many_digits")),
     (body("0." + "9" * 70), (422, "money.too_many_digits")),
     (body("-9223372036855"), (422, "money.too_large")),
@@ -290,3 +317,18 @@ async def test_the_table_itself_wants_two_people(live_db: Live) -> None:
     await rows(live_db, decide, ADAM.id)
     with pytest.raises(asyncpg.RestrictViolationError):
         await rows(live_db, decide, ADAM.id)
+
+
+async def test_no_adjustment_is_removed_by_anybody(live_db: Live) -> None:
+    await move_in(live_db)
+    async with live_db.api(OLIVIA) as api:
+        await proposed(api)
+        await api.post(OF_CARL, json=body(1))
+    async with superuser(live_db.url) as connection:
+        for state in ("proposed", "posted"):
+            with pytest.raises(asyncpg.RestrictViolationError, match="never changed or deleted"):
+                await connection.execute("delete from adjustments where state = $1", state)
+        for more in ("", " cascade"):
+            with pytest.raises(asyncpg.RestrictViolationError, match="never changed or deleted"):
+                await connection.execute(f"truncate adjustments{more}")
+    assert len(await rows(live_db, "select from adjustments")) == 2

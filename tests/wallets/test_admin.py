@@ -14,6 +14,7 @@ from tests.conftest import Live
 from tests.wallets.purses import (
     charge,
     fund,
+    hire,
     hold,
     minor,
     move_in,
@@ -83,7 +84,7 @@ async def test_freezing_and_closing(live_db: Live) -> None:
         assert of(answer) == (409, "wallet.account_closed")
         assert of(await put("gone")) == (422, "invalid_input")
         assert of(await put("frozen", reason="")) == (422, "invalid_input")
-        assert of(await put("frozen", currency="EUR")) == (404, "wallet.unknown_account")
+        assert of(await put("frozen", currency="POINTS")) == (404, "wallet.unknown_account")
         denied = await sue.put(status, json={"status": "open", "reason": "as they like"})
         assert of(denied) == (403, "auth.not_allowed")
     wallet = await wallet_of(live_db, CARL)
@@ -193,8 +194,8 @@ async def test_a_statement_adds_up(live_db: Live) -> None:
             ), bad
         early = await api.get(f"{OF_CARL}/statement", params={"to": "0001-01-02"})
         assert (early.status_code, early.json()["total"]) == (200, 0)
-        nowhere = await api.get(f"{OF_CARL}/statement", params={"currency": "EUR"})
-        assert of(nowhere) == (404, "wallet.unknown_account")
+        none = await api.get(f"{OF_CARL}/statement", params={"currency": "POINTS"})
+        assert of(none) == (404, "wallet.unknown_account")
 
 
 async def precise(live: Live) -> list[Any]:
@@ -282,6 +283,27 @@ async def test_an_overdraft_has_a_limit_and_points_have_none(live_db: Live) -> N
     assert (await wallet_of(live_db, CARL, "POINTS"))["overdraft"] == 0
 
 
+async def test_a_currency_that_is_none_is_told_from_a_wallet_that_is_not_there(
+    live_db: Live,
+) -> None:
+    await move_in(live_db)
+    async with live_db.api(OLIVIA) as api:
+
+        async def codes(currency: str, user: str = OF_CARL) -> set[tuple[int, str]]:
+            frozen = {"status": "frozen", "reason": "a court order", "currency": currency}
+            limit = {"limit": 1, "currency": currency}
+            return {
+                of(await api.put(f"{user}/wallet/status", json=frozen)),
+                of(await api.put(f"{user}/wallet/overdraft", json=limit)),
+                of(await api.get(f"{user}/statement", params={"currency": currency})),
+            }
+
+        nobody = f"{ADMIN}/users/{uuid4()}"
+        assert await codes("EUR") == await codes("EUR", nobody) == {(422, "wallet.unknown_asset")}
+        await add_euro(api)
+        assert await codes("EUR") == await codes("EUR", nobody) == {(404, "wallet.unknown_account")}
+
+
 async def test_the_holds_of_a_customer(live_db: Live) -> None:
     await move_in(live_db)
     await fund(live_db, CARL, 10)
@@ -336,6 +358,7 @@ async def test_the_books_are_even_in_every_currency(live_db: Live) -> None:
 
 
 async def test_assets_are_added_once(live_db: Live) -> None:
+    await hire(live_db)
     async with live_db.api(OLIVIA) as api, live_db.api(SUE) as sue:
         await add_euro(api)
         again = await api.post(f"{ADMIN}/assets", json={"code": "EUR", "scale": 3})

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -186,6 +187,43 @@ async def test_a_period_begins_with_what_was_brought_forward(spent: Live, tmp_pa
     assert balances(first)[await customer(spent, CARL), "USD"] == Decimal("-100.000001")
 
 
+ODD_DAYS = [None, -700_000, -21, -20, 0, 1, 2_900_000]
+
+
+async def test_bean_check_accepts_the_books_of_any_period(spent: Live, tmp_path: Path) -> None:
+    """Before anything happened, after it, tomorrow, on one day, in other millennia."""
+    today = datetime.now(UTC).date()
+    await moved_back(spent, "funding", 20)
+    await moved_back(spent, "charge", 10)
+    days = [None if day is None else today + timedelta(days=day) for day in ODD_DAYS]
+    periods = [
+        (first, last) for first in days for last in days if not (first and last and last < first)
+    ]
+    files = [
+        await exported(spent, tmp_path / f"{first} {last}", first, last) for first, last in periods
+    ]
+    with ThreadPoolExecutor(2) as both:
+        said = list(both.map(bean_check, files))
+    wrong = {file.name: words for file, words in zip(files, said, strict=True) if words != (0, "")}
+    assert wrong == {}
+    wallet = (await customer(spent, CARL), "USD")
+    for (_, last), file in zip(periods, files, strict=True):
+        if last is None or last >= today:
+            assert balances(file)[wallet] == Decimal("-87.000001")
+
+
+@pytest.mark.parametrize("period", ["--from", "--to"])
+async def test_no_day_comes_after_the_last_one_of_the_calendar(
+    live_db: Live, tmp_path: Path, period: str
+) -> None:
+    given = {"DATABASE_URL": live_db.url, "BURSAR_SECRET_KEY": SECRET}
+    file = tmp_path / "books.beancount"
+    ended = bursar("export", "beancount", "--output", file, period, "9999-12-31", **given)
+    assert ended.code == 1
+    assert "9999-12-30" in ended.line
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_pieces_are_small_and_the_same(
     spent: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +241,20 @@ async def test_pieces_are_small_and_the_same(
 
 async def test_books_without_any_entry(live_db: Live, tmp_path: Path) -> None:
     assert bean_check(await exported(live_db, tmp_path / "books")) == (0, "")
+
+
+async def test_an_asset_may_be_called_as_a_word_of_beancount(live_db: Live, tmp_path: Path) -> None:
+    await move_in(live_db)
+    codes = ["TRUE", "FALSE", "NULL"]
+    for code in codes:
+        await rows(live_db, f"insert into assets (code, scale) values ('{code}', 2)")
+        carl = ledger.user(id_of(CARL))
+        await post(live_db, ledger.transfer("exchange", carl, 185, code, kind="exchange"))
+    file = await exported(live_db, tmp_path / "books")
+    assert bean_check(file) == (0, "")
+    sums = balances(file)
+    for code in codes:
+        assert sums["Equity:Exchange", f"{code}.ASSET"] == Decimal("1.85")
 
 
 def test_any_id_and_any_purpose_make_a_name() -> None:

@@ -1,6 +1,7 @@
 """Services charge and hold over HTTP: each once for its key, alone or many in one request."""
 
 import asyncio
+import json
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ import httpx2
 from bursar.core.wire import exact_json
 from tests.accounts.people import actions, rows
 from tests.conftest import Live
+from tests.keys.keyholders import service_key
 from tests.wallets.purses import balance_of, freeze, fund, move_in, wallet_of
 from tests.world import CARL, DORA, OLIVIA, SUE
 
@@ -235,6 +237,34 @@ async def test_many_charges_are_done_or_refused_each_by_itself(live_db: Live) ->
     assert await balance_of(live_db, DORA) == 1
 
 
+async def test_what_cannot_be_stored_is_refused_alone(live_db: Live) -> None:
+    await move_in(live_db)
+    await fund(live_db, CARL, "10")
+    bad = [body(1, key=f"bad-{n}", description=text) for n, text in enumerate(("\0", "\ud800"))]
+    bad.append(body(1, key="bad-2", metadata={"note": {"deep": "a\0"}}))
+    bad.append(body("ENDLESS", key="bad-3"))
+    bad.append(body(1, key="bad-4", metadata={"share": "ENDLESS"}))
+    sent = json.dumps({"charges": [body(1, key="a"), *bad, body(2, key="b")]})
+    sent = sent.replace('"ENDLESS"', "1e999")
+    headers = {"Content-Type": "application/json"}
+    async with live_db.api(OLIVIA) as api:
+        answer = await api.post(BULK, content=sent, headers=headers)
+    first, *refused, last = answer.json()["outcomes"]
+    assert (first["status"], last["status"]) == ("charged", "charged")
+    assert [(each["key"], each["code"]) for each in refused] == [
+        (each["key"], "invalid_input") for each in bad
+    ]
+    pointers = [error["pointer"] for each in refused for error in each["errors"]]
+    assert pointers == [
+        "/description",
+        "/description",
+        "/metadata/note",
+        "/amount",
+        "/metadata/share",
+    ]
+    assert await balance_of(live_db, CARL) == 7
+
+
 async def test_a_bulk_of_five_hundred_is_charged_in_full(live_db: Live) -> None:
     await move_in(live_db)
     await fund(live_db, CARL, "500")
@@ -305,6 +335,21 @@ async def test_a_void_gives_everything_back_once(live_db: Live) -> None:
         ):
             assert of(nothing) == (404, "wallet.unknown_hold")
     assert (await wallet_of(live_db, CARL))["held"] == 0
+
+
+async def test_a_service_captures_and_voids_what_it_holds(live_db: Live) -> None:
+    """No row of any customer shows to its key; it acts all the same."""
+    await move_in(live_db)
+    await fund(live_db, CARL, "10")
+    shop = await service_key(live_db, "wallets:charge")
+    async with live_db.api(**shop.headers) as api:
+        held = [(await api.post(HOLDS, json=body(4))).json()["id"] for _ in range(2)]
+        captured = await api.post(f"{HOLDS}/{held[0]}/captures", json={"amount": 3, "final": True})
+        voided = await api.post(f"{HOLDS}/{held[1]}/void")
+        assert (await api.get(f"{HOLDS}/{held[0]}")).status_code == 403
+    assert (captured.status_code, captured.json()["userId"]) == (200, str(CARL.id))
+    assert (voided.status_code, voided.json()["available"]) == (200, 7)
+    assert await balance_of(live_db, CARL) == 7
 
 
 async def test_a_hold_whose_time_has_passed_is_captured_no_more(live_db: Live) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 
 from bursar.wallets import ledger
 from tests import databases
+from tests.wallets.forgeries import FORGED
 from tests.wallets.oracle import Books, books
 
 REFUSED = (
@@ -76,6 +77,25 @@ async def till(world: Till) -> AsyncIterator[Till]:
     await transaction.start()
     yield world
     await transaction.rollback()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "transfers set effective_at = 'infinity' where id = :paid",
+        "transfers set effective_at = '0044-03-15 BC' where id = :paid",
+        "holds set expires_at = 'infinity' where id = :hold",
+        "holds set expires_at = created_at - interval '1 s' where id = :hold",
+        "transfers set metadata = '[1]' where id = :paid",
+        "holds set metadata = '[1]' where id = :hold",
+        "holds set metadata = jsonb_build_object('a', repeat('x', 4096)) where id = :hold",
+    ],
+)
+async def test_what_no_client_could_be_shown(till: Till, change: str) -> None:
+    """Also where no trigger looks."""
+    await till.books.execute("set local session_replication_role = replica")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await till.run(f"update {change}")
 
 
 # A posting by hand: 10 from a to b, with what it says of both in one statement. The numbers that a
@@ -154,128 +174,6 @@ async def test_a_posting_by_hand_that_is_bent_is_refused(till: Till, how: str) -
     await till.refuses(posting(**BENT[how]))
 
 
-FORGED = {
-    "a balance": "update accounts set posted = posted + 1 where id = :a",
-    "a balance with its number": """
-        update accounts set posted = posted + 1, seq = seq + 1
-        where id = :a""",
-    "money that changes places": """
-        update accounts set posted = posted + case id when :a then -10 else 10 end
-        where id in (:a, :b)""",
-    "the same with numbers": """
-        update accounts set seq = seq + 1, posted = posted + case id when :a then -10 else 10 end
-        where id in (:a, :b)""",
-    "wallets that change places": """
-        update accounts set owner_id = case id when :a then :user_b::uuid else :user_a end
-        where id in (:a, :b)""",
-    "ids that change places": """
-        update accounts set id = case id when :a then :b::uuid else :a end
-        where id in (:a, :b)""",
-    "what is spent": "update accounts set spent = 0 where id = :a",
-    "what is held": "update accounts set held = 0 where id = :a",
-    "more that is held": "update accounts set held = held + 1 where id = :a",
-    "a number": "update accounts set seq = seq + 1 where id = :a",
-    "a number that goes back": "update accounts set seq = seq - 1 where id = :a",
-    "the whole account goes back": """
-        update accounts set (seq, posted, spent) = (1, 130, 0)
-        where id = :a""",
-    "when it moved": "update accounts set moved_at = now() + interval '1 day' where id = :a",
-    "when it was opened": """
-        update accounts set created_at = now() - interval '9 days'
-        where id = :a""",
-    "another asset": "update accounts set asset = 'POINTS' where id = :a",
-    "another purpose": "update accounts set purpose = 'fees', owner_id = null where id = :a",
-    "no owner while there is money": "update accounts set owner_id = null where id = :a",
-    "closed while there is money": "update accounts set status = 'closed' where id = :b",
-    "a limit that is passed already": "update accounts set overdraft = -1 where id = :b",
-    "no account": "delete from accounts where id = :a",
-    "no empty account either": "delete from accounts where seq = 0",
-    "no accounts": "truncate accounts cascade",
-    "no users": "truncate users cascade",
-    "an account that is born with money": """
-        insert into accounts (asset, posted, seq, moved_at) values ('USD', 5, 1, now())""",
-    "an account that is born with a debt": """
-        insert into accounts (asset, posted, overdraft)
-        values ('USD', -5, 5)""",
-    "an account that is born with holds": """
-        insert into accounts (asset, held, overdraft)
-        values ('USD', 5, 5)""",
-    "a second wallet": "insert into accounts (asset, owner_id) values ('USD', :user_a)",
-    "money on conflict": """
-        insert into accounts (id, asset) values (:a, 'USD')
-        on conflict (id) do update set posted = accounts.posted + 1""",
-    "money by merge": """
-        merge into accounts using (values (:a::uuid, -5), (:b, 5)) as more (id, delta)
-        on accounts.id = more.id when matched then update set posted = posted + delta""",
-    "money in two parts of a statement": """
-        with one as (update accounts set posted = posted - 5 where id = :a)
-        update accounts set posted = posted + 5 where id = :b""",
-    "money by a new account that is changed at once": """
-        with born as (insert into accounts (asset) values ('USD') returning id)
-        update accounts set posted = posted + 5 where id = :a or id = (select id from born)""",
-    "an edited transfer": "update transfers set amount = amount + 1 where id = :paid",
-    "a transfer that stays as it is": "update transfers set amount = amount where id = :paid",
-    "another kind": "update transfers set kind = 'gift' where id = :paid",
-    "a transfer that is gone": "delete from transfers where id = :paid",
-    "no transfers": "truncate transfers cascade",
-    "a transfer merged away": """
-        merge into transfers using (values (:paid::uuid)) as old (id)
-        on transfers.id = old.id when matched then delete""",
-    "an edited transfer on conflict": """
-        insert into transfers select * from transfers where id = :paid
-        on conflict (id) do update set amount = 1""",
-    "a transfer twice": """
-        insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
-          credit_id, credit_seq, credit_after, kind, posted_at)
-        select uuid7(), operation_id, asset, amount, debit_id, debit_seq + 1, debit_after - amount,
-          credit_id, credit_seq + 1, credit_after + amount, kind, posted_at
-        from transfers where id = :paid""",
-    "an edited operation": "update operations set outcome = '{}' where id = :operation",
-    "an operation that is gone": "delete from operations where id = :operation",
-    "no operations": "truncate operations cascade",
-    "a hold that is larger": "update holds set amount = amount + 1 where id = :hold",
-    "a hold that is later": """
-        update holds set expires_at = now() + interval '9 days'
-        where id = :hold""",
-    "a hold of somebody else": "update holds set account_id = :b where id = :hold",
-    "a hold for something else": "update holds set category = 'gifts' where id = :hold",
-    "a capture without a transfer": "update holds set captured = 5 where id = :hold",
-    "a capture without a transfer, and free": """
-        with freed as (update accounts set held = held - 5 where id = :a)
-        update holds set captured = 5 where id = :hold""",
-    "a hold closed, and still held": """
-        update holds set state = 'voided', closed_at = now(), closed_by = :operation
-        where id = :hold""",
-    "a hold captured of nothing": """
-        with freed as (update accounts set held = held - 20 where id = :a)
-        update holds set state = 'captured', closed_at = now(), closed_by = :operation,
-          captured = 20 where id = :hold""",
-    "a hold reopened": """
-        with again as (update accounts set held = held + 5 where id = :a)
-        update holds set state = 'open', closed_at = null, closed_by = null where id = :gone""",
-    "a hold that is gone": "delete from holds where id = :gone",
-    "no holds": "truncate holds cascade",
-    "a hold that nobody holds": """
-        insert into holds (id, operation_id, account_id, asset, amount, kind, created_at,
-          expires_at) values (uuid7(), :operation, :a, 'USD', 5, 'charge', now(), now())""",
-    "a hold beyond the limit": """
-        with more as (update accounts set held = held + 81 where id = :a)
-        insert into holds (id, operation_id, account_id, asset, amount, kind, created_at,
-          expires_at) values (uuid7(), :operation, :a, 'USD', 81, 'charge', now(), now())""",
-    "a hold in another asset": """
-        with more as (update accounts set held = held + 5 where id = :a)
-        insert into holds (id, operation_id, account_id, asset, amount, kind, created_at,
-          expires_at) values (uuid7(), :operation, :a, 'POINTS', 5, 'charge', now(), now())""",
-    "a hold that is born closed": """
-        insert into holds (id, operation_id, account_id, asset, amount, kind, created_at,
-          expires_at, state, closed_at, closed_by)
-        values (uuid7(), :operation, :a, 'USD', 5, 'charge', now(), now(), 'voided', now(),
-          :operation)""",
-    "an asset with another scale": "update assets set scale = 2 where code = 'USD'",
-    "no asset": "delete from assets where code = 'POINTS'",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("what", FORGED)
 async def test_what_is_forged_is_refused(till: Till, what: str) -> None:
     await till.refuses(FORGED[what])
@@ -310,6 +208,88 @@ async def test_a_number_is_taken_once_whichever_side_it_stands_on(till: Till) ->
         values
           (uuid7(), :operation, 'USD', 5, :a, 3, 95, :b, 2, 55, 'charge', now()),
           (uuid7(), :operation, 'USD', 5, :b, 3, 50, :a, 4, 100, 'charge', now())"""
+    )
+
+
+async def test_taken_numbers_stay_taken_where_the_account_goes_on_too(till: Till) -> None:
+    """The same with a further transfer, and both accounts agree with the last of the three."""
+    await till.books.do(ledger.transfer(till.names["b"], till.names["a"], 10, kind="charge"))
+    await till.books.do(ledger.transfer(till.names["a"], till.names["b"], 10, kind="charge"))
+    later = "now() + interval '1 s'"
+    await till.refuses(
+        f"""
+        with changed as (
+          update accounts set moved_at = {later}, seq = accounts.seq + 1,
+            posted = accounts.posted + now.delta, spent = accounts.spent + now.spent
+          from (values (:a::uuid, -5, 5), (:b, 5, 0)) as now (id, delta, spent)
+          where accounts.id = now.id
+        )
+        insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
+          credit_id, credit_seq, credit_after, kind, posted_at)
+        values
+          (uuid7(), :operation, 'USD', 5, :a, 3, 95, :b, 2, 55, 'charge', {later}),
+          (uuid7(), :operation, 'USD', 5, :b, 3, 50, :a, 4, 100, 'charge', {later}),
+          (uuid7(), :operation, 'USD', 5, :a, 5, 95, :b, 4, 55, 'charge', {later})"""
+    )
+
+
+async def test_no_number_lies_before_the_first(till: Till) -> None:
+    """b, who has one entry, pays twice under numbers that are free on its other side, and says the
+    same as before: only the first of them is no number."""
+    later = "now() + interval '1 s'"
+    await till.refuses(
+        f"""
+        with changed as (
+          update accounts set posted = posted + 10, seq = seq + 2, moved_at = {later} where id = :a
+        )
+        insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
+          credit_id, credit_seq, credit_after, kind, posted_at)
+        values
+          (uuid7(), :operation, 'USD', 5, :b, 0, 55, :a, 3, 105, 'charge', {later}),
+          (uuid7(), :operation, 'USD', 5, :b, 1, 50, :a, 4, 110, 'charge', {later})"""
+    )
+
+
+async def test_nothing_happens_in_the_middle_of_an_update(till: Till) -> None:
+    """A function of the statement runs others, while the row of a says already what it is to come
+    to: in the end number 3 would be missing and number 5 be there twice."""
+    columns = """(id, operation_id, asset, amount, debit_id, debit_seq, debit_after, credit_id,
+      credit_seq, credit_after, kind, posted_at)"""
+    await till.refuses(
+        f"""
+        create function pg_temp.meanwhile() returns integer language plpgsql as $$
+        begin
+          with b as (
+            update accounts set seq = seq + 1, posted = posted + 10, moved_at = now() where id = :b
+          )
+          insert into transfers {columns}
+          values (uuid7(), :operation, 'USD', 10, :a, 5, 90, :b, 2, 60, 'other', now());
+          with b as (
+            update accounts set seq = seq + 2, spent = spent + 10, moved_at = now() where id = :b
+          )
+          insert into transfers {columns} values
+            (uuid7(), :operation, 'USD', 10, :a, 4, 80, :b, 3, 70, 'other', now()),
+            (uuid7(), :operation, 'USD', 10, :b, 4, 60, :a, 5, 90, 'other', now());
+          return 0;
+        end $$;
+        update accounts set seq = seq + 3, posted = posted - 10, spent = spent + 20,
+          moved_at = now()
+        where id = :a returning pg_temp.meanwhile()"""
+    )
+
+
+@pytest.mark.parametrize("shard", range(4))
+async def test_an_account_keeps_its_id_whoever_changes_beside_it(till: Till, shard: int) -> None:
+    await till.refuses(
+        f"""
+        update accounts set id = case id when :a then id else uuid7() end,
+          posted = posted + case id when :a then 5 else 0 end
+        where id = :a or (purpose, asset, shard) = ('suspense', 'USD', {shard})"""
+    )
+    await till.refuses(
+        f"""
+        update accounts set id = uuid7()
+        where (purpose, asset, shard) = ('suspense', 'USD', {shard})"""
     )
 
 

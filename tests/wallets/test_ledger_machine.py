@@ -1,14 +1,13 @@
 """Whatever is asked of the ledger, in whatever order, it answers and keeps what its oracle does."""
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
-from itertools import accumulate, count
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, count, permutations
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -20,17 +19,26 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bursar.core import exact
 from bursar.wallets import ledger
 from bursar.wallets.ledger import Leg, Request
 from tests import databases
-from tests.conftest import Live
-from tests.wallets.oracle import COMPANY, Account, Answer, Books, Oracle, ask, books, opened
+from tests.wallets.crowd import MOST, Call, Crowd, crowd, in_some_order, order_of_entries
+from tests.wallets.oracle import COMPANY, Account, Answer, Books, Oracle, books
 
 ASSETS = ("USD", "POINTS")
 USERS = 3
 NOWHERE = 99
 examples = count()
+
+IN_ORDER = """
+  select account, array_agg(entries.id order by entries.seq) as ids from (
+    select debit_id as account, debit_seq as seq, id from transfers
+    union all select credit_id, credit_seq, id from transfers
+  ) as entries join accounts on accounts.id = account and asset = 'USD'
+  where owner_id = any ($1) group by account"""
+AT_MOMENTS = """
+  select moment, balance_at($1, moment) as posted, balance_at($1, moment, true) as effective
+  from unnest($2::timestamptz[]) as moment"""
 
 # Some amounts are bad, some parties unknown. A hold or transfer is a place among those that there
 # are, the newest first: of open holds, of all, or nobody's.
@@ -43,6 +51,7 @@ pairs = st.tuples(parties, parties).filter(lambda pair: pair[0] != pair[1] or pa
 assets = st.sampled_from(["USD"] * 12 + ["POINTS", "POINTS", "EUR"])
 kinds = st.sampled_from(["charge", "transfer", "transfer"])
 limits = st.sampled_from([None, None, 0, 20, 60])
+days = st.sampled_from([None] * 6 + [-400, -1, -0.001, 0, 0.001, 1, 30])  # when it takes effect
 holds = st.tuples(st.just("hold"), parties, amounts, assets, st.sampled_from([3600, 3600, 3600, 0]))
 closings = st.one_of(
     st.tuples(st.just("capture"), places, parts, st.booleans()),
@@ -50,7 +59,7 @@ closings = st.one_of(
     st.tuples(st.sampled_from(["void", "void", "void", "expire"]), places),
 )
 legs = st.one_of(
-    st.tuples(st.just("transfer"), pairs, amounts, assets, kinds, limits),
+    st.tuples(st.just("transfer"), pairs, amounts, assets, kinds, limits, days),
     holds,
     closings,
     st.tuples(st.just("reverse"), places, parts),
@@ -61,6 +70,44 @@ requests = st.one_of(
     st.tuples(st.just("again"), places),
     st.tuples(st.just("under the key of"), places, st.lists(legs, min_size=1, max_size=2)),
 )
+# At once: small sums between the same few wallets, holds and keys, so that callers are in each
+# other's way; and the same request from all of them.
+newest = st.integers(0, 1)
+small = st.integers(1, 30)
+sendings = st.tuples(
+    st.just("transfer"),
+    st.sampled_from(list(permutations([*PEOPLE, "revenue"], 2))),
+    small,
+    st.just("USD"),
+    st.just("transfer"),
+    st.sampled_from([None, 60]),
+    days,
+)
+rushing_legs = st.one_of(
+    sendings,
+    sendings,
+    st.tuples(st.just("hold"), st.sampled_from(PEOPLE), small, st.just("USD"), st.just(3600)),
+    st.tuples(st.just("capture"), newest, parts, st.booleans()),
+    st.tuples(st.sampled_from(["void", "expire", "reverse"]), newest),
+)
+news = st.tuples(
+    st.just("new"),
+    st.one_of(
+        st.lists(sendings, min_size=1, max_size=1),
+        st.lists(rushing_legs, min_size=1, max_size=2),
+        st.lists(legs, min_size=1, max_size=4),
+    ),
+)
+rushing = st.one_of(
+    news,
+    news,
+    st.tuples(st.just("again"), newest),
+    st.tuples(st.just("under the key of"), newest, st.lists(rushing_legs, min_size=1, max_size=2)),
+)
+echoes = st.lists(st.just(("again", 0)), min_size=1, max_size=MOST - 1)
+rushes = st.lists(rushing, min_size=2, max_size=MOST)
+same = st.tuples(news, echoes).map(lambda drawn: [drawn[0], *drawn[1]])
+ways = st.lists(st.booleans(), min_size=MOST, max_size=MOST)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -68,11 +115,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     books: Books
+    crowd: Crowd
 
     @initialize(funds=st.lists(st.integers(20, 200), min_size=USERS, max_size=USERS))
     def move_in(self, funds: list[int]) -> None:
         self.scope = f"example {next(examples)}"
         self.asked: list[Request] = []
+        self.began = datetime.now(UTC)
+        self.effective: dict[UUID, datetime] = {}
         self.users = [self.run(self.books.customer()) for _ in funds]
         self.oracle = Oracle(self.run(self.read_accounts()), ASSETS)
         for user_id, amount in zip(self.users, funds, strict=True):
@@ -82,7 +132,9 @@ class LedgerMachine(RuleBasedStateMachine):
     async def read_accounts(self) -> dict[tuple[str, str], Account]:
         query = """
             select coalesce('user:' || owner_id, purpose || '#' || shard) as party, id, posted,
-              held, spent, seq, overdraft, status, asset
+              held, spent, seq, overdraft, status, asset, (
+                select coalesce(sum(amount), 0)::bigint from transfers
+                where debit_id = accounts.id and kind = 'transfer') as sent
             from accounts where owner_id = any ($1) or purpose = any ($2)"""
         accounts = {
             (f"user:{user_id}", "POINTS"): Account("", asset="POINTS", opened=False)
@@ -101,6 +153,20 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(asked=requests)
     def post_one(self, asked: Any) -> None:
         self.call([self.made(*asked)])
+
+    @rule(rush=rushes, by_till=ways, together=st.booleans())
+    def post_at_once(self, rush: list[Any], by_till: list[bool], together: bool) -> None:
+        """The answers, and what is there afterwards, are those of some order of them."""
+        calls = [Call(self.made(*asked), way) for asked, way in zip(rush, by_till, strict=False)]
+        answers = self.run(self.crowd.ask(calls, self.users if together else ()))
+        look = self.run(self.look())
+        self.oracle = in_some_order(self.oracle, calls, answers, look)
+        for call, answer in zip(calls, answers, strict=True):
+            self.learn(call.request, answer)
+
+    @rule(same=same, by_till=ways, together=st.booleans())
+    def post_the_same_at_once(self, same: list[Any], by_till: list[bool], together: bool) -> None:
+        self.post_at_once(same, by_till, together)
 
     @rule(user=st.integers(0, USERS - 1), held=st.lists(st.integers(1, 20), min_size=2, max_size=4))
     def hold_several(self, user: int, held: list[int]) -> None:
@@ -128,10 +194,10 @@ class LedgerMachine(RuleBasedStateMachine):
         user = next(user for user in range(USERS) if self.closable(user))
         self.set(self.wallet(user), "status", "closed")
 
-    @rule(user=st.integers(0, USERS - 1), overdraft=st.sampled_from([0, 25, None]))
-    def allow(self, user: int, overdraft: int | None) -> None:
+    @rule(user=st.integers(0, USERS - 1), overdraft=st.sampled_from([0, 25]))
+    def allow(self, user: int, overdraft: int) -> None:
         wallet = self.wallet(user)
-        if overdraft is None or wallet.posted - wallet.held >= -overdraft:
+        if wallet.posted - wallet.held >= -overdraft:
             self.set(wallet, "overdraft", overdraft)
 
     def teardown(self) -> None:
@@ -165,14 +231,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def leg(self, verb: str, *given: Any) -> Leg:
         if verb == "transfer":
-            pair, amount, asset, kind, limit = given
-            sides = (self.party(pair[0]), self.party(pair[1]))
-            return ledger.transfer(*sides, amount, asset, kind=kind, at_most_today=limit)
+            pair, amount, asset, kind, limit, after = given
+            return ledger.transfer(
+                self.party(pair[0]),
+                self.party(pair[1]),
+                amount,
+                asset,
+                kind=kind,
+                at_most_today=limit,
+                effective_at=None if after is None else self.began + timedelta(days=after),
+            )
         if verb == "hold":
             party, amount, asset, seconds = given
             return ledger.hold(self.party(party), amount, asset, kind="charge", seconds=seconds)
         if verb == "reverse":
-            return ledger.reverse(picked(self.oracle.moves, given[0]), given[1])
+            return ledger.reverse(picked(self.oracle.moves, given[0]), *given[1:])
         hold_id = picked(self.oracle.holds, given[0])
         if verb == "capture":
             return ledger.capture(hold_id, given[1], final=given[2])
@@ -191,13 +264,36 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len(answers) == len(asked)
         for request, answer in zip(asked, answers, strict=True):
             self.oracle.agree(self.oracle.answer(request), answer)
-        for (party, _), real in self.run(self.read_accounts()).items():
-            should = self.oracle.accounts.get((party, real.asset)) if real.opened else None
-            if should:
-                names = ("posted", "held", "spent", "seq", "status", "overdraft", "asset")
-                assert [getattr(real, name) for name in names] == [
-                    getattr(should, name) for name in names
-                ], party
+            self.learn(request, answer)
+        self.run(self.look())(self.oracle)
+
+    def learn(self, request: Request, answer: Answer) -> None:
+        for leg, told in zip(request.legs, answer.get("legs", ()), strict=False):
+            if "effective_at" in leg:
+                effective_at = datetime.fromisoformat(leg["effective_at"])
+                self.effective[UUID(told["transfer_id"])] = effective_at
+
+    async def look(self) -> Callable[[Oracle], None]:
+        """Says of an oracle whether it knows every account, and every entry of wallets, as the
+        database has them now."""
+        accounts = await self.read_accounts()
+        entries = {
+            row["account"]: row["ids"] for row in await self.books.fetch(IN_ORDER, self.users)
+        }
+
+        def check(oracle: Oracle) -> None:
+            for (party, _), real in accounts.items():
+                should = oracle.accounts.get((party, real.asset)) if real.opened else None
+                if should:
+                    names = ("posted", "held", "spent", "seq", "status", "overdraft", "asset")
+                    assert [getattr(real, name) for name in names] == [
+                        getattr(should, name) for name in names
+                    ], party
+            for user_id in self.users:
+                wallet = oracle.accounts[f"user:{user_id}", "USD"]
+                assert entries.get(UUID(wallet.id), []) == order_of_entries(oracle, wallet)
+
+        return check
 
     async def replay(self) -> None:
         """What was written is what the oracle knows, and adds up to what wallets say."""
@@ -225,24 +321,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
     async def look_back(self, wallet: Account) -> None:
         """A statement is the oracle's moves in their order, and at each moment there was what they
-        add up to by then."""
-        query = """
-            select id, seq, amount, balance, posted_at,
-              balance_at($1, posted_at) as at_once, balance_at($1, posted_at, true) as effective,
-              balance_at($1, posted_at - interval '1 microsecond') as before
-            from wallet_entries($1, most => 1000) order by seq"""
-        rows = await self.books.fetch(query, wallet.id)
+        add up to by then: as they were posted, and as they took effect."""
+        entries = "select * from wallet_entries($1, most => 1000) order by seq"
+        rows = await self.books.fetch(entries, wallet.id)
         moves = [m for m in self.oracle.moves.values() if wallet in (m.debit, m.credit)]
         signed = [move.amount if wallet is move.credit else -move.amount for move in moves]
         balances = [*accumulate(signed)]
-        assert [tuple(row)[:4] for row in rows] == [
+        assert [(row["id"], row["seq"], row["amount"], row["balance"]) for row in rows] == [
             (UUID(move.id), n + 1, signed[n], balances[n]) for n, move in enumerate(moves)
         ]
-        last = {row["posted_at"]: row["balance"] for row in rows}
-        earlier = dict(zip(last, [0, *last.values()], strict=False))
-        for row in rows:
-            assert row["at_once"] == row["effective"] == last[row["posted_at"]]
-            assert row["before"] == earlier[row["posted_at"]]
+        posted = [row["posted_at"] for row in rows]
+        effective = [self.effective.get(row["id"], row["posted_at"]) for row in rows]
+        assert [row["effective_at"] for row in rows] == effective
+        changes = {*posted, *effective}
+        moments = [*changes, *(moment - timedelta(microseconds=1) for moment in changes)]
+        for row in await self.books.fetch(AT_MOMENTS, wallet.id, moments):
+            by_then = (
+                sum(amount for amount, at in zip(signed, times, strict=True) if at <= row["moment"])
+                for times in (posted, effective)
+            )
+            assert (row["posted"], row["effective"]) == tuple(by_then), row["moment"]
 
 
 def picked(known: dict[str, Any], place: int) -> str:
@@ -260,14 +358,18 @@ def uuid(thing: Any) -> Any:
 def machine() -> Iterator[type[LedgerMachine]]:
     """Hypothesis is not asynchronous: the machine has a loop of its own."""
     loop = asyncio.new_event_loop()
-    url = loop.run_until_complete(databases.clone())
-    here = loop.run_until_complete(opened(url))
+    run = loop.run_until_complete
+    url = run(databases.clone())
+    stack = AsyncExitStack()
     try:
-        on_this = {"run": staticmethod(loop.run_until_complete), "books": here}
-        yield type("Machine", (LedgerMachine,), on_this)
+        here = run(stack.enter_async_context(books(url)))
+        others = run(stack.enter_async_context(crowd(url)))
+        yield type(
+            "Machine", (LedgerMachine,), {"run": staticmethod(run), "books": here, "crowd": others}
+        )
     finally:
-        loop.run_until_complete(here.connection.close())
-        loop.run_until_complete(databases.discard(url))
+        run(stack.aclose())
+        run(databases.discard(url))
         loop.close()
 
 
@@ -283,65 +385,3 @@ def test_the_ledger_does_what_its_oracle_does(machine: type[LedgerMachine]) -> N
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_eight_connections_at_once_leave_exact_books(live_db: Live, seed: int) -> None:
-    """Anything on five shared wallets, with keys that collide, in calls of up to 12 requests."""
-    chance = random.Random(seed)
-    async with books(live_db.url) as here:
-        users = [await here.customer(500) for _ in range(5)]
-        known: list[Answer] = []
-        told: dict[str, list[Answer]] = {}
-        await asyncio.gather(*(wild(live_db.url, chance, users, known, told) for _ in range(8)))
-        await here.check()
-        for answers in told.values():  # who asks the same again is told the same
-            assert len({exact.dumps(answer["legs"]) for answer in answers}) == 1
-            assert sum(not answer.get("replayed") for answer in answers) == 1
-        assert await here.fetchval("select count(*) - 5 from operations") == len(told)
-        assert len(told) > 300
-
-
-async def wild(
-    url: str,
-    chance: random.Random,
-    users: list[str],
-    known: list[Answer],
-    told: dict[str, list[Answer]],
-) -> None:
-    async with books(url) as here:
-        for _ in range(40):
-            asked = [wild_request(chance, users, known) for _ in range(chance.randint(1, 12))]
-            for request, answer in zip(asked, await posted(here, asked), strict=True):
-                if "error" not in answer:
-                    told.setdefault(request.key, []).append(answer)
-                    known += answer["legs"]
-
-
-async def posted(here: Books, asked: list[Request]) -> list[Answer]:
-    """A key that somebody else has just used for other wallets ends the call: it is asked again."""
-    while True:
-        with suppress(asyncpg.UniqueViolationError):
-            return await here.post(*asked)
-
-
-def wild_request(chance: random.Random, users: list[str], known: list[Answer]) -> Request:
-    debit, credit = (ledger.user(each) for each in chance.sample(users, 2))
-    amount = chance.randint(1, 60)
-    done = chance.choice(known[-40:]) if known else {"hold_id": uuid4(), "transfer_id": uuid4()}
-    its_hold, its_transfer = (done[name] or uuid4() for name in ("hold_id", "transfer_id"))
-    leg = chance.choice(
-        [
-            ledger.transfer(debit, credit, amount, kind="transfer", at_most_today=3000),
-            ledger.transfer(debit, "revenue", amount, kind="charge"),
-            ledger.transfer("clearing", credit, amount, kind="funding"),
-            ledger.hold(debit, amount, kind="charge", seconds=chance.choice([0, 600, 600])),
-            ledger.capture(its_hold, chance.randint(1, 20), final=chance.random() < 0.5),
-            ledger.capture(its_hold),
-            chance.choice([ledger.void, ledger.expire])(its_hold),
-            ledger.reverse(its_transfer, chance.randint(1, 20)),
-        ]
-    )
-    linked = ledger.transfer(debit, "fees", 1, kind="charge")
-    legs = [leg, linked] if chance.random() < 0.3 else [leg]
-    return ask(*legs, key=f"key {chance.randint(1, 1500)}")

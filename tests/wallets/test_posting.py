@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +53,32 @@ class TestRepetition:
         [elsewhere] = await here.post(ask(pay(user, 4), key="k", scope="another"))
         assert elsewhere["legs"][0]["balance"] == 3
 
+    async def test_what_is_kept_of_a_body_never_changes(self, here: Books) -> None:
+        """Keys are kept for ever: what a later release makes of the same legs has to match."""
+        about = {"metadata": {"a": [1, None]}}
+        await here.do(ledger.transfer("clearing", "revenue", 5, kind="charge", **about), key="k")
+        kept = "select encode(fingerprint, 'hex') from operations where key = 'k'"
+        expected = "26e078a5ecb064f9687490ce72eb687973e92eca3620d195a95594a14a79d84b"
+        assert await here.fetchval(kept) == expected
+
+    async def test_any_text_is_a_key_of_its_own(self, here: Books) -> None:
+        """Marks are kept for ever, too: half a SHA-256 of the text's own bytes."""
+        pairs = [
+            ("ab", "c"),
+            ("a", "bc"),
+            ("a", "\\"),
+            ("a", "\\\\"),
+            ("a", "\\134"),
+            ("ä", "€ 🙂 '%"),
+        ]
+        for scope, key in pairs:
+            leg = ledger.transfer("clearing", "revenue", 5, kind="charge")
+            [outcome] = await here.post(ask(leg, key=key, scope=scope))
+            assert "replayed" not in outcome
+            mark = sha256(f"{len(scope)}:{scope}{key}".encode()).digest()[:16]
+            sql = "select id from operations where operation_mark(scope, key) = $1"
+            assert str(await here.fetchval(sql, UUID(bytes=mark))) == outcome["operation_id"]
+
     async def test_a_key_of_a_refused_request_is_free(self, here: Books) -> None:
         user = await here.customer(2)
         first, fund, again, third = await here.post(
@@ -83,6 +110,24 @@ class TestWallets:
         )  # fmt: skip
         assert await here.state(user, POINTS) == (4, 0, 3, 3)
         assert await here.state(other, POINTS) == (3, 0, 0, 2)
+
+    async def test_one_that_is_opened_by_a_leg_stays_absent_for_a_refused_neighbour(
+        self, here: Books
+    ) -> None:
+        user, other = await here.customer(), await here.customer()
+        first, refused, last = await here.post(
+            ask(pay("rewards", 2, user, POINTS)), ask(pay(user, 3, other, POINTS)),
+            ask(pay(user, 2, "rewards", POINTS)),
+        )  # fmt: skip
+        assert (first["legs"][0]["credited"], last["legs"][0]["balance"]) == (2, 0)
+        assert (refused["balance"], refused["needed"]) == (2, 3)
+        assert await here.wallet(other, POINTS) is None
+
+    async def test_one_that_is_named_in_two_ways_is_opened_once(self, here: Books) -> None:
+        user = await here.customer()
+        loud = {**pay("rewards", 2, user, POINTS), "credit": ledger.user(user.upper())}
+        await here.post(ask(loud), ask(pay("rewards", 3, user, POINTS)))
+        assert await here.state(user, POINTS) == (5, 0, 0, 2)
 
     async def test_the_company_on_both_sides(self, here: Books) -> None:
         before = await here.fetchval("select sum(posted) from accounts where purpose = 'revenue'")

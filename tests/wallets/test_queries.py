@@ -193,7 +193,7 @@ DAYS: tuple[tuple[dict[str, Any], int], ...] = (
     ({"to": "0001-01-01"}, 200),
     ({"to": "9999-12-31", "days": 1}, 200),
     ({"currency": "ABC"}, 422),
-    ({"currency": "POINTS"}, 200),
+    ({"currency": "POINTS"}, 422),
 )
 
 
@@ -204,6 +204,18 @@ async def test_days_of_spending(live_db: Live) -> None:
             answer = await api.get(f"{ME}/analytics/spending", params=params)
             assert answer.status_code == status, (params, answer.text)
         assert len((await api.get(f"{ME}/analytics/spending")).json()["by_day"]) == 30
+
+
+async def test_points_are_not_spent(live_db: Live) -> None:
+    """They are no money: what is told of a currency that is none is told of them."""
+    await move_in(live_db)
+    await fund(live_db, CARL, 500, "POINTS")
+    await charge(live_db, CARL, 123, "POINTS", kind="redeem")
+    async with live_db.api(CARL) as api, live_db.api(SUE) as staff:
+        mine = await api.get(f"{ME}/analytics/spending", params={"currency": "POINTS"})
+        theirs = f"{API}/users/{CARL.id}/analytics/spending"
+        seen = await staff.get(theirs, params={"currency": "POINTS"})
+    assert refused(mine) == refused(seen) == (422, "wallet.unknown_asset")
 
 
 async def test_a_cursor_of_anothers_making(live_db: Live) -> None:

@@ -47,7 +47,7 @@ async def post(mine: Books, *requests: Request) -> list[Answer]:
         try:
             return await mine.post(*requests)
         except asyncpg.UniqueViolationError as error:
-            assert error.constraint_name == "uq_operations_scope_key"  # noqa: PT017
+            assert error.constraint_name == "uq_operations_mark"  # noqa: PT017
 
 
 def batches(requests: list[Request], size: int) -> list[list[Request]]:
@@ -203,6 +203,47 @@ async def test_a_wallet_that_everybody_opens(url: str, here: Books) -> None:
 
     await at_once(url, CONNECTIONS, work)
     assert await here.state(user, "POINTS") == (CONNECTIONS, 0, 0, CONNECTIONS)
+
+
+async def test_wallets_that_are_opened_crosswise(url: str, here: Books) -> None:
+    """Whoever finds one opened meanwhile lets go of all that it holds and begins anew: nobody waits
+    in a circle with those who hold the new wallet and want an old one."""
+    rich = [await here.customer() for _ in range(CONNECTIONS)]
+    for user in rich:
+        await here.do(ledger.transfer("rewards", ledger.user(user), 10_000, "POINTS", kind="earn"))
+    new = [[await here.customer() for _ in range(4)] for _ in range(40)]
+
+    async def work(mine: Books, number: int) -> None:
+        chance = random.Random(number)
+        for some in new:
+            order = chance.sample([*some, rich[number], chance.choice(rich)], 6)
+            for payer in (rich[number], *some[:2]):
+                legs = [
+                    ledger.transfer(
+                        ledger.user(payer), ledger.user(payee), 1, "POINTS", kind="gift"
+                    )
+                    for payee in order
+                    if payee != payer
+                ]
+                answer = await mine.one(*legs)
+                assert answer.get("error") in (None, "wallet.insufficient_funds")
+
+    await at_once(url, CONNECTIONS, work)
+    sums = "select sum(posted) from accounts where asset = 'POINTS' and owner_id is not null"
+    given = "select -sum(posted) from accounts where asset = 'POINTS' and purpose = 'rewards'"
+    assert await here.fetchval(sums) == await here.fetchval(given)
+
+
+async def test_a_transaction_that_cannot_see_a_new_wallet_is_told_so(url: str, here: Books) -> None:
+    """Its snapshot is older than the wallet: it never will, however often it looks."""
+    user = await here.customer()
+    leg = ledger.transfer("rewards", ledger.user(user), 1, "POINTS", kind="earn")
+    async with books(url) as older, older.connection.transaction(isolation="repeatable_read"):
+        await older.fetchval("select count(*) from accounts")
+        await here.do(leg)
+        with pytest.raises((asyncpg.UniqueViolationError, asyncpg.SerializationError)):
+            await older.do(leg)
+    assert await here.state(user, "POINTS") == (1, 0, 0, 1)
 
 
 async def test_a_wallet_that_is_frozen_while_it_is_charged(url: str, here: Books) -> None:

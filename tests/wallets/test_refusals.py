@@ -70,6 +70,61 @@ class TestRefusals:
         answer = await self.refused(here, {**pay(user, 1), "verb": "steal"})
         assert answer["error"] in ledger.REFUSALS
 
+    async def test_what_is_no_leg_at_all(self, here: Books) -> None:
+        wrong: Any
+        for wrong in ("leg", 1, None, [], {}):
+            assert (await self.refused(here, wrong))["error"] == "wallet.bad_leg"
+
+    async def test_a_hold_is_named_only_to_close_it(self, here: Books) -> None:
+        """Or its wallet would pay for what names another one, or nobody."""
+        user = await here.customer(10)
+        its_hold = await held(here, user, 5)
+        for leg in (pay(user, 1), hold(user, 1), {"verb": "transfer", "credit": "revenue"}):
+            wrong: Any = {"asset": "USD", "amount": 1, **leg, "hold": its_hold}
+            assert (await self.refused(here, wrong))["error"] == "wallet.bad_leg"
+
+    async def test_times_that_are_none(self, here: Books) -> None:
+        """What a program that calls post() by SQL may say, and no client could be shown."""
+        user = await here.customer(10)
+        bad = {"error": "wallet.bad_leg", "leg": 1}
+        for moment in ("infinity", "-infinity", "0044-03-15 BC", "10000-01-01", "294276-12-31"):
+            assert await self.refused(here, {**pay(user, 1), "effective_at": moment}) == bad
+        for seconds in (-1, -(2**31)):
+            assert await self.refused(here, hold(user, 1, seconds)) == bad
+
+    async def test_notes_that_are_no_small_object(self, here: Books) -> None:
+        user = await here.customer(10)
+        bad = {"error": "wallet.bad_leg", "leg": 1}
+        for notes in ([1], "x", 7, True, {"text": "x" * 4096}):
+            assert await self.refused(here, {**pay(user, 1), "metadata": notes}) == bad
+            assert await self.refused(here, {**hold(user, 1), "metadata": notes}) == bad
+
+    async def test_what_belongs_to_another_verb(self, here: Books) -> None:
+        user = await here.customer(10)
+        bad = {"error": "wallet.bad_leg", "leg": 1}
+        its_hold, paid = await held(here, user, 5), await moved(here, pay(user, 1))
+        over = await held(here, user, 1, seconds=0)
+        for leg in (
+            {**ledger.void(its_hold), "amount": 3},
+            {**ledger.expire(over), "amount": 1},
+            {**pay(user, 1), "transfer": paid},
+        ):
+            assert await self.refused(here, leg) == bad
+
+    async def test_a_wallet_that_nothing_went_into_is_empty_and_stays_unopened(
+        self, here: Books
+    ) -> None:
+        user, other = await here.customer(10), await here.customer()
+        short = {"error": "wallet.insufficient_funds", "leg": 1, "balance": 0, "available": 0}
+        for leg in (pay(user, 1, other, POINTS), pay(user, 1, asset=POINTS)):
+            assert await self.refused(here, leg) == {**short, "needed": 1}
+        points = ledger.hold(ledger.user(user), 1, POINTS, kind="charge", seconds=60)
+        assert await self.refused(here, points) == {**short, "needed": 1}
+        half = await self.refused(here, pay("rewards", 5, other, POINTS), pay(user, 11))
+        assert (half["error"], half["leg"]) == ("wallet.insufficient_funds", 2)
+        assert await here.wallet(user, POINTS) is None
+        assert await here.wallet(other, POINTS) is None
+
     async def test_unknown_things(self, here: Books) -> None:
         user, nobody = await here.customer(10), str(uuid4())
         for leg, code in (
@@ -78,7 +133,6 @@ class TestRefusals:
             (pay(user, 1, nobody), "unknown_account"),
             (pay("clearing", 1, nobody), "unknown_account"),
             (pay("nowhere", 1, user), "unknown_account"),
-            (pay(user, 1, asset=POINTS), "unknown_account"),
             (pay(nobody, 1, nobody), "unknown_account"),
             (ledger.transfer(nobody, "revenue", 1, kind="charge"), "unknown_account"),
             (ledger.capture(await held(here, user, 1), credit="nowhere"), "unknown_account"),
@@ -204,3 +258,12 @@ class TestLimits:
         assert [answer["legs"][0]["balance"] for answer in answers] == list(range(999, -1, -1))
         assert len({answer["operation_id"] for answer in answers}) == 1000
         assert (await here.post(*requests[:1000]))[-1] == {**answers[-1], "replayed": True}
+
+    async def test_a_hundred_legs_and_no_more(self, here: Books) -> None:
+        user = await here.customer(101)
+        fine, legs = ask(pay(user, 1)), [pay(user, 1)] * 101
+        for wrong in ([], legs, "legs", {}, None):
+            asked = [fine.document(), ask().document() | {"legs": wrong}]
+            call = here.fetchval("select post($1)", asked)
+            await fails(here, asyncpg.InvalidParameterValueError, call)
+        assert len((await here.do(*legs[:100]))["legs"]) == 100

@@ -106,7 +106,7 @@ async def test_a_key_that_another_transaction_writes_just_now(live_db: Live, des
 
 
 BAD: dict[str, Any] = {
-    "metadata that is too large": (Internal, {"metadata": {"note": "x" * 5000}}),
+    "metadata that is too large": (ledger.BadLeg, {"metadata": {"note": "x" * 5000}}),
     "a character that cannot be stored": (InvalidInput, {"metadata": {"note": "\0"}}),
     "half a character": (InvalidInput, {"metadata": {"note": "\ud800"}}),
     "more than a balance can be": (InvalidInput, {"amount": 2**63}),

@@ -142,7 +142,8 @@ async def change(
 
 async def held(db: AsyncSession, user_id: UUID, if_match: str | None = None) -> User:
     """The customer, locked until the transaction ends."""
-    user = await db.get(User, user_id, with_for_update=True, populate_existing=True)
+    lock = {"key_share": True}  # what only names the customer, as a new wallet does, need not wait
+    user = await db.get(User, user_id, with_for_update=lock, populate_existing=True)
     if user is None:
         raise NotFound("There is no such customer.")
     etag.check(if_match, user.version)
@@ -241,7 +242,7 @@ async def change_statuses(
     """All of them or none; answers those that changed. Locked in one order: no two of these wait
     for each other in a circle."""
     query = select(User).where(User.id.in_(set(user_ids)), User.erased_at.is_(None))
-    users = (await db.scalars(query.order_by(User.id).with_for_update())).all()
+    users = (await db.scalars(query.order_by(User.id).with_for_update(key_share=True))).all()
     if missing := set(user_ids) - {user.id for user in users}:
         named = ", ".join(str(each) for each in sorted(missing)[:5])
         raise NotFound(f"{len(missing)} of them cannot be found, so nothing was changed: {named}.")

@@ -1,11 +1,10 @@
 -- The audit trail: rows come in through record_audit alone, staff read them, the worker seals them,
 -- and nobody changes or deletes one, the owner included.
 
--- `true`, because a condition would keep the index on the area of an event type from being used: its
--- function is not leakproof. Who opens a transaction as staff_user has a staff member's token.
 call lock_down('audit_logs');
 grant select on audit_logs to staff_user, worker_user;
-create policy staff on audit_logs for select to staff_user using (true);
+create policy staff on audit_logs for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 create policy sealing on audit_logs for select to worker_user using (true);
 
 call lock_down('audit_unsealed');
@@ -14,7 +13,8 @@ create policy sealing on audit_unsealed to worker_user using (true);
 
 call lock_down('audit_seals');
 grant select on audit_seals to staff_user;
-create policy staff on audit_seals for select to staff_user using (true);
+create policy staff on audit_seals for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 grant select, insert (seq, log_id, digest, hash) on audit_seals to worker_user;
 create policy sealing on audit_seals to worker_user using (true) with check (true);
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    Computed,
     Index,
     LargeBinary,
     UniqueConstraint,
@@ -28,7 +29,7 @@ class AuditLog(Base):
     __table_args__ = (
         Index("ix_audit_logs_occurred_at", "occurred_at", "id"),
         Index("ix_audit_logs_event_type", "event_type", "occurred_at", "id"),
-        Index("ix_audit_logs_area", text(AREA), "occurred_at", "id"),
+        Index("ix_audit_logs_area", "area", "occurred_at", "id"),
         Index("ix_audit_logs_actor_id", "actor_id", "occurred_at", "id"),
         Index(
             "ix_audit_logs_on_behalf_of",
@@ -71,6 +72,8 @@ class AuditLog(Base):
     login_role: Mapped[str]
     subject: Mapped[UUID | None]
     xid: Mapped[int] = mapped_column(BigInteger)
+    # of an event type what stands before the point
+    area: Mapped[str] = mapped_column(Computed(AREA, persisted=True))
 
 
 class Unsealed(Base):

@@ -13,6 +13,8 @@ from uuid import UUID
 
 import orjson
 
+from bursar.core.api_keys import LOOKS_LIKE_ONE
+
 REDACTED = "[redacted]"
 MAX_BYTES = 32_768  # of before and after together; record_audit refuses more
 LONG_TEXT = 500
@@ -33,7 +35,7 @@ DESCRIBES = frozenset((
 ))  # fmt: skip
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 GIVEN_AWAY = re.compile(
-    r"\$(argon2|2[abxy]\$|scrypt|pbkdf2)|eyJ[\w-]+\.eyJ|bur_live_\w{20}|Bearer |-----BEGIN "
+    r"\$(argon2|2[abxy]\$|scrypt|pbkdf2)|eyJ[\w-]+\.eyJ|Bearer |-----BEGIN |" + LOOKS_LIKE_ONE
 )
 
 

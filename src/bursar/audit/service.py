@@ -67,6 +67,12 @@ async def record(
     return recorded
 
 
+def whence(db: AsyncSession) -> dict[str, str | None]:
+    """Where the request came from, for a function of the database that audits what it does."""
+    origin = db.info.get("origin") or UNKNOWN
+    return {"address": origin.address, "request_id": origin.request_id}
+
+
 def nothing_changed(db: AsyncSession) -> None:
     """For a write that found everything as it was to be: no row is owed for it."""
     db.info["audited"] = True

@@ -43,6 +43,7 @@ class Actor:
     id: UUID | None = None
     role: StaffRole | None = None
     on_behalf_of: UUID | None = None  # the customer whose key it is
+    line: UUID | None = None  # of a key: the first of those that were rotated into one another
     session: UUID | None = None
     impersonator: UUID | None = None  # the member of staff who acts as this customer
     scope: Scope = Scope.FULL
@@ -68,6 +69,12 @@ class Actor:
         """As the log writes it."""
         name = f"{self.kind}:{self.id}" if self.id else str(self.kind)
         return f"{name} by staff:{self.impersonator}" if self.impersonator else name
+
+    @cached_property
+    def remembered_as(self) -> str:
+        """Whose Idempotency-Keys these are: a key that is rotated leaves its own to the next one,
+        or what was sent with the old key would be done again with the new."""
+        return f"{self.kind}:{self.line}" if self.line else self.name
 
     def __str__(self) -> str:
         return self.name

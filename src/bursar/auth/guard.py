@@ -18,6 +18,7 @@ from bursar.auth.scopes import KeyScope, MissingScope
 from bursar.auth.tokens import BadToken, Tokens
 from bursar.core.addresses import canonical
 from bursar.core.errors import BursarError
+from bursar.core.problems import recognise
 
 
 class SignInNeeded(BursarError, status=401, code="auth.sign_in_needed"):
@@ -53,11 +54,14 @@ class Identify:
         await self.app(scope, receive, send)
 
     async def resolve_key(self, secret: str, where: str | None) -> tuple[Actor, BursarError | None]:
-        """A database that cannot be asked is told as such, by the guard as well."""
+        """No handler of FastAPI's is around this, so errors are told apart here as there; it is
+        the guard that answers them."""
         try:
             return await self.keyring.actor(secret, where), None
-        except BursarError as error:
-            return ANYBODY, error
+        except Exception as error:
+            if known := recognise(error):
+                return ANYBODY, known
+            raise
 
     def resolve(self, token: str | None) -> tuple[Actor, BadToken | None]:
         if token is None:

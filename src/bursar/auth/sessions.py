@@ -27,6 +27,7 @@ from bursar.auth.actor import Actor, Kind, Origin, Scope
 from bursar.auth.models import Session
 from bursar.auth.permissions import StaffRole
 from bursar.auth.tokens import LIFETIME_SECONDS
+from bursar.core.api_keys import masked
 from bursar.core.database import DOOR, Database
 from bursar.core.errors import BursarError
 
@@ -164,10 +165,12 @@ def opened(row: Any, refresh: str) -> Opened:
 
 
 def printable(given: str | None, length: int) -> str | None:
-    """What a caller says of itself, fit to be shown: no control characters, not without end."""
+    """What a caller says of itself, fit to be shown: no control characters, no API key, not
+    without end."""
     if given is None:
         return None
-    return "".join(each for each in given[: 4 * length] if each.isprintable())[:length] or None
+    text = "".join(each for each in given[: 4 * length] if each.isprintable())
+    return masked(text)[:length] or None
 
 
 # The token: a version, the session, a secret, and a mark by which we know our own. So what is not

@@ -1,6 +1,6 @@
 """The verbs of trainings: schedule, change, cancel; enrol, wait, and leave again.
 
-How many there are, who gets a free place and in which order, the database decides (guards.sql).
+How many there are, who gets a free place and in which order, the database decides (trainings.sql).
 """
 
 from collections.abc import Mapping

@@ -122,7 +122,7 @@ class BursarKeys:
 
     async def _ask(self, call: dict[str, Any]) -> dict[str, Any]:
         status, found = await self._line.post("/keys/verify", call)
-        if status == 200:
+        if status == 200 and is_verdict(found):
             verdict: dict[str, Any] = found
             return verdict
         said = found.get("detail") if isinstance(found, dict) else None
@@ -164,6 +164,15 @@ class BursarKeys:
         """Tells the outcomes that wait, and hangs up; a server with a lifespan sees to it."""
         await self.outcomes.close(self._closing_seconds)
         await self._line.close()
+
+
+VERDICT = {"valid", "code", "user_id", "key_id", "tier", "scopes", "usage_id", "quota", "rate",
+           "retry_after_seconds"}  # fmt: skip
+
+
+def is_verdict(found: Any) -> bool:
+    """Something between here and Bursar may answer in its place."""
+    return isinstance(found, dict) and found.keys() >= VERDICT
 
 
 def is_preflight(scope: Connection) -> bool:

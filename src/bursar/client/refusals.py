@@ -62,6 +62,10 @@ def of_verdict(verdict: dict[str, Any], needed: str | None) -> Refused:
         return Refused(403, "keys.forbidden_address", "This API key may not come from here.")
     if code == "MISSING_SCOPE":
         return Refused(403, "auth.missing_scope", f"This API key needs the scope {needed}.")
+    if code == "PAYMENT_REQUIRED":
+        return Refused(
+            402, "usage.payment_required", "The account of this API key has usage to pay for first."
+        )
     seconds = str(verdict["retry_after_seconds"] or 1)
     if code == "RATE_LIMITED":
         refused = Refused(

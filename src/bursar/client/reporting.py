@@ -88,7 +88,7 @@ class Outcomes:
             status, answer = await self._line.post("/usage/outcomes", {"outcomes": batch})
         except Unreachable:
             return False
-        if status == 200:
+        if status == 200 and isinstance(answer, dict) and {"refused", "outcomes"} <= answer.keys():
             self.told += len(batch) - answer["refused"]
             if answer["refused"]:
                 codes = {each["code"] for each in answer["outcomes"] if each.get("code")}

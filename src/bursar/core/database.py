@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import asyncpg
 from fastapi import Depends, Request
@@ -223,6 +223,24 @@ class Database:
         self._pools.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Statements of hot paths in a transaction that is open: for what is to be kept beside them."""
+
+    db: AsyncSession
+
+    async def fetch_one(self, claim: Claim, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """As Database.fetch_one."""
+        if claim != self.db.info["claim"]:
+            raise ValueError(f"this transaction is not one of {claim}")
+        connection = await self.db.connection()
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        return cast(
+            "asyncpg.Record | None",
+            await raw.fetchrow(with_claim(sql), claim.subject, *arguments),
+        )
+
+
 async def commit(session: AsyncSession) -> None:
     try:
         await session.commit()
@@ -253,10 +271,16 @@ def with_claim(sql: str) -> str:
 
 async def connect_hot(url: URL, settings: Settings) -> asyncpg.Connection:
     connection = await connect(url, settings)
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=exact.dumps, decoder=exact.loads
-        )
+    try:
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(
+                name, schema="pg_catalog", encoder=exact.dumps, decoder=exact.loads
+            )
+    except BaseException as error:
+        connection.terminate()
+        if isinstance(error, OSError):
+            raise DatabaseUnavailable.now() from error
+        raise
     return connection
 
 

@@ -122,5 +122,6 @@ grant select, insert on idempotency_keys to auth_user;
 create policy door on idempotency_keys to auth_user
   using (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')))
   with check (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')));
-grant select, delete on idempotency_keys to worker_user;
-create policy pruned on idempotency_keys to worker_user using (true);
+-- The worker writes what is counted for others, with the answer beside it, and prunes.
+grant select, insert, delete on idempotency_keys to worker_user;
+create policy worker on idempotency_keys to worker_user using (true);

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bursar.core import logs, metrics
+from bursar.core import api_keys, logs, metrics
 from bursar.core.limits import new_request_id
 from bursar.core.problems import Internal, answer
 
@@ -112,7 +112,7 @@ class Visit:
         return {
             "request_id": self.request_id,
             "method": method,
-            "path": self.scope["path"],
+            "path": api_keys.masked(self.scope["path"]),
             "status": self.status,
             "ms": round(seconds * 1000, 2),
             "actor": actor.name if actor else None,
@@ -121,11 +121,11 @@ class Visit:
 
 
 def sent_id(scope: Scope) -> str | None:
-    """The id that the caller brought, if it is fit for a log."""
+    """The id that the caller brought, if it is fit for a log and holds no key."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             sent: str = value.decode()
-            return sent
+            return None if api_keys.is_in(sent) else sent
     return None
 
 

@@ -10,6 +10,8 @@ import orjson
 import sqlalchemy
 from sqlalchemy.exc import StatementError
 
+from bursar.core import api_keys
+
 MAX_MESSAGE = 500
 MAX_FRAMES = 12
 HIDDEN = "[hidden]"
@@ -25,6 +27,7 @@ SECRETS = (
         rf"\1\2{HIDDEN}",
     ),
     (re.compile(r"\b(?:sk|pk|rk|whsec|ghp|xox[a-z])[-_][A-Za-z0-9_-]{8,}"), HIDDEN),
+    (api_keys.ONE, api_keys.HIDDEN),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), HIDDEN),  # a signed token
 )
 

@@ -70,7 +70,8 @@ def line(row: Sequence[object]) -> str:
     return buffer.getvalue()
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Some spreadsheets skip blanks, and take the full-width signs of East Asia for the usual ones.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(value: object) -> str:
@@ -80,4 +81,4 @@ def cell(value: object) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")
     text = exact.dumps(value) if isinstance(value, dict) else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA) else text

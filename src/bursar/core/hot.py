@@ -28,8 +28,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bursar.core import etag
 from bursar.core.errors import InvalidInput
-from bursar.core.problems import answer, from_validation, recognise
-from bursar.core.wire import exact_json
+from bursar.core.problems import answer, of_body, recognise
+from bursar.core.wire import Batch, exact_json
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 Guard = Callable[[Request], Awaitable[Any]]
@@ -66,19 +66,22 @@ class ShortRoute:
         return await self.endpoint(request=request, **arguments)
 
 
-IS_JSON = re.compile(r"application/(json|[^;\s]+\+json)\s*(;|$)", re.IGNORECASE)
+IS_JSON = re.compile(rb"application/(json|[^;\s]+\+json)\s*(;|$)", re.IGNORECASE)
 
 
 async def read(request: Request, model: type[BaseModel]) -> BaseModel:
     """The body in its model, or all that is wrong with it, as FastAPI would say it."""
-    raw = await whole_body(request)
-    is_json = IS_JSON.match(request.headers.get("content-type", ""))
-    value = exact_json(raw) if is_json and raw else raw
+    raw = request._body = await whole_body(request)  # noqa: SLF001 - as request.body() keeps it
+    said = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
+    value: Any = raw
+    if raw and IS_JSON.match(said):
+        value = exact_json(raw, by_item=issubclass(model, Batch))
+    if issubclass(model, Batch):
+        value = model.framed(value, request.scope["headers"])
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise from_validation({**each, "loc": ("body", *each["loc"])} for each in found) from None
+        raise of_body(error) from None
 
 
 async def whole_body(request: Request) -> bytes:
@@ -99,6 +102,9 @@ class ShortWays:
     """The hot routes of an application by method, in one regular expression each."""
 
     def __init__(self) -> None:
+        self.batch_paths: dict[str, int] = {}
+        """Of bodies with many items, and how many these may be. Who may not ask is refused before
+        such a body is read."""
         self._routes: dict[str, list[ShortRoute | None]] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
 
@@ -118,6 +124,10 @@ class ShortWays:
                 shapes.setdefault(method, []).append(
                     shape(context.path_format or "", "([^/]+)" if route else "[^/]+")
                 )
+        routes = [route for found in self._routes.values() for route in found if route]
+        bodies = {route.path: route.body[1] for route in routes if route.body}
+        batches = {path: body for path, body in bodies.items() if issubclass(body, Batch)}
+        self.batch_paths.update((path, body.most_items) for path, body in batches.items())
         for method, parts in shapes.items():
             self._patterns[method] = re.compile("|".join(f"({part})" for part in parts))
 
@@ -205,7 +215,8 @@ class TakeShortWays:
 
 async def respond(request: Request, route: ShortRoute, values: tuple[str, ...]) -> Response:
     try:
-        return etag.unless_known(request, await route(request, values))
+        response = await route(request, values)
+        return etag.unless_known(request, response) if request.method == "GET" else response
     except Exception as error:
         known = recognise(error)
         if known is None:

@@ -21,7 +21,8 @@ from sqlalchemy import Connection, LargeBinary, SmallInteger, event, func, selec
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Session, SessionTransaction, mapped_column
 
-from bursar.core.database import Base, ClaimedSession, Database, Role
+from bursar.core import api_keys
+from bursar.core.database import Base, Claim, ClaimedSession, Database, Role
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
 
@@ -48,7 +49,7 @@ class IdempotencyKey(Base):
 
 
 class BadKey(BursarError, status=422, code="idempotency.bad_key"):
-    """An Idempotency-Key has 1 to 255 visible ASCII characters."""
+    """An Idempotency-Key has 1 to 255 visible ASCII characters, and no API key in it."""
 
 
 def operation_key(request: Request) -> str:
@@ -59,13 +60,21 @@ def operation_key(request: Request) -> str:
 def given_key(request: Request) -> str | None:
     """The caller's Idempotency-Key, if there is one."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not SHAPE.fullmatch(key):
+    if key is None:
+        return None
+    if not SHAPE.fullmatch(key):
         raise BadKey("An Idempotency-Key has 1 to 255 visible ASCII characters.")
+    if api_keys.is_in(key):
+        raise BadKey("This Idempotency-Key has an API key in it, which is kept nowhere.")
     return key
 
 
 class KeyReused(BursarError, status=422, code="idempotency.key_reused"):
     """The key was used before with another request; a new request needs a new key."""
+
+    @classmethod
+    def now(cls) -> "KeyReused":
+        return cls("This Idempotency-Key was used before with another request; take a new one.")
 
 
 class KeyInFlight(BursarError, status=409, code="idempotency.in_flight"):
@@ -84,18 +93,29 @@ async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) 
 
     The route's guards have let the caller through: a stored answer too is only for who may ask.
     """
-    key = operation_key(request)
-    state = request.state
-    subject = state.claim.subject or (NOBODY if state.claim.role is Role.DOOR else None)
+    claim: Claim = request.state.claim
+    subject = claim.subject or (NOBODY if claim.role is Role.DOOR else None)
     if not subject:
         return await handler(request)  # nobody: the route answers 401, there is nothing to keep
+    return await kept(request, handler, claim, subject)
+
+
+async def kept(
+    request: Request,
+    handler: Callable[[Any], Awaitable[Response]],
+    claim: Claim,
+    subject: str,
+) -> Response:
+    """The same for a route that works under another claim than its caller's."""
+    key = operation_key(request)
+    state = request.state
     content = await content_of(request)
     seal: Seal = request.app.state.seal
     database: Database = request.app.state.database
-    if found := await database.fetch_one(state.claim, STORED, subject, key):
+    if found := await database.fetch_one(claim, STORED, subject, key):
         return replay(Stored(**found), content, seal)  # before anything is prepared or counted
     try:
-        async with database.transaction(state.claim, origin=state.origin) as db:
+        async with database.transaction(claim, origin=state.origin) as db:
             db.info["claims_key"] = (subject, key)
             request.state.db = db  # the route works in this transaction
             response = await handler(request)
@@ -128,9 +148,12 @@ class AnsweredBefore(Exception):
 
 
 async def content_of(request: Request) -> bytes:
-    """What makes it this request. Only its mark is kept: there may be a password in it."""
+    """What makes it this request: also what a CloudEvent says in headers. Only its mark is kept:
+    there may be a password in it."""
     line = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
-    return hashlib.sha256(line + await request.body()).digest()
+    said = [name + b":" + value + b"\n" for name, value in request.scope["headers"]
+            if name.startswith(b"ce-")]  # fmt: skip
+    return hashlib.sha256(line + b"".join(said) + await request.body()).digest()
 
 
 @event.listens_for(ClaimedSession, "after_begin")
@@ -154,9 +177,7 @@ def claim_key(session: Session, _: SessionTransaction, connection: Connection) -
 
 def replay(stored: Stored, content: bytes, seal: Seal) -> Response:
     if not seal.knows(content, stored.fingerprint):
-        raise KeyReused(
-            "This Idempotency-Key was used before with another request; take a new one."
-        )
+        raise KeyReused.now()
     headers = {**stored.headers, **REPLAYED}
     return Response(seal.open(stored.body), status_code=stored.status, headers=headers)
 

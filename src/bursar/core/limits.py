@@ -1,11 +1,13 @@
 """No request takes more than its share: one too many, or one too large, is refused unread."""
 
+from collections.abc import Mapping
+from functools import cache, partial
 from random import getrandbits
+from types import MappingProxyType
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bursar.core import metrics
 from bursar.core.errors import BursarError
 from bursar.core.problems import MEDIA_TYPE, answer
 
@@ -28,17 +30,21 @@ class Limits:
     It may stand inside the edge (which then names the request) or alone.
     """
 
-    def __init__(self, app: ASGIApp, *, max_in_flight: int, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_in_flight: int,
+        max_body_bytes: int,
+        max_batch_bytes: int = 0,
+        batch_paths: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.app = app
         self.max_in_flight = max_in_flight
-        self.max_body_bytes = max_body_bytes
+        self.batch_paths = batch_paths
         self.in_flight = 0
-        self._too_large = Refusal(
-            BodyTooLarge(
-                f"The body is larger than {max_body_bytes} bytes.",
-                headers={"connection": "close"},  # the rest of the body is not worth reading
-            )
-        )
+        self._of_bodies = Bound(max_body_bytes)
+        self._of_batches = cache(partial(Bound, max_batch_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in EXEMPT:
@@ -55,28 +61,39 @@ class Limits:
 
     def take_place(self) -> None:
         self.in_flight += 1
-        metrics.requests_in_flight.inc()
 
     def give_place(self) -> None:
         self.in_flight -= 1
-        metrics.requests_in_flight.dec()
 
     async def _measure(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A body whose declared length is too large is refused here, any other is counted."""
+        items = self.batch_paths.get(scope.get("path", ""))  # a lifespan has none
+        bound = self._of_batches(items) if items else self._of_bodies
         for name, value in scope.get("headers", ()):
-            if name == b"content-length" and int(value) > self.max_body_bytes:
-                await self._too_large(scope, send)
+            if name == b"content-length" and int(value) > bound.most:
+                await bound.refuse(scope, send)
                 return
             if name in BODY_HEADERS:
-                await Counted(self, scope, receive, send).run()
+                await Counted(self, bound, scope, receive, send).run()
                 return
         try:
             await self.app(scope, receive, send)
         except ClientDisconnect:
             return  # it left while we read its body: nobody to answer, nothing of ours is broken
 
-    async def refuse_body(self, scope: Scope, send: Send) -> None:
-        await self._too_large(scope, send)
+
+class Bound:
+    """How many bytes a body may have, and the answer to a larger one."""
+
+    def __init__(self, most: int, items: int | None = None) -> None:
+        self.most = most
+        also = f"; it may have {items} items at most" if items else ""
+        self.refuse = Refusal(
+            BodyTooLarge(
+                f"The body is larger than {most} bytes{also}.",
+                headers={"connection": "close"},  # the rest of the body is not worth reading
+            )
+        )
 
 
 class Counted:
@@ -85,8 +102,10 @@ class Counted:
     While it waits for its client it is not at work, or slow clients could take all the places.
     """
 
-    def __init__(self, limits: Limits, scope: Scope, receive: Receive, send: Send) -> None:
-        self._limits, self._scope = limits, scope
+    def __init__(
+        self, limits: Limits, bound: Bound, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._limits, self._bound, self._scope = limits, bound, scope
         self._receive, self._send = receive, send
         self._bytes = 0
         self._whole = False
@@ -111,11 +130,11 @@ class Counted:
             return {"type": "http.disconnect"}
         message = await self._next()
         self._bytes += len(message.get("body", b""))
-        if self._bytes <= self._limits.max_body_bytes:
+        if self._bytes <= self._bound.most:
             return message
         self._refused = True
         if not self._answered:
-            await self._limits.refuse_body(self._scope, self._send)
+            await self._bound.refuse(self._scope, self._send)
         return {"type": "http.disconnect"}
 
     async def _next(self) -> Message:

@@ -1,4 +1,7 @@
-"""One JSON object per line on stderr, or readable text; no request body, token or secret in it."""
+"""One JSON object per line on stderr, or readable text; no request body, token or secret in it.
+
+Nor an API key, whoever put it into a path or a message: each line is looked through here.
+"""
 
 import logging
 import sys
@@ -9,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from bursar.core.api_keys import masked
 from bursar.core.settings import Settings
 
 direct: "logging.StreamHandler[Any]" = logging.StreamHandler()  # until `configure`: no formatter
@@ -32,18 +36,20 @@ def answered(logger: logging.Logger, fields: dict[str, Any]) -> None:
     if not isinstance(direct.formatter, JsonLines):
         logger.info("request", extra={"fields": fields})
         return
-    line = {"time": zulu(datetime.now(UTC)), "level": "info", "logger": logger.name}
+    line = {"time": datetime.now(UTC), "level": "info", "logger": logger.name}
     with suppress(OSError, ValueError):  # nobody reads the log any more: the request goes on
-        direct.stream.write(
-            orjson.dumps({**line, "message": "request", **fields}, default=str).decode() + "\n"
-        )
+        direct.stream.write(as_line({**line, "message": "request", **fields}) + "\n")
 
 
 class JsonLines(logging.Formatter):
     """For machines; what a caller passes as extra={"fields": {...}} becomes members."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return orjson.dumps({**head(record), **body(record)}, default=str).decode()
+        return as_line({**head(record), **body(record)})
+
+
+def as_line(fields: dict[str, Any]) -> str:
+    return masked(orjson.dumps(fields, default=str, option=orjson.OPT_UTC_Z).decode())
 
 
 class TextLines(logging.Formatter):
@@ -54,9 +60,8 @@ class TextLines(logging.Formatter):
         pairs = " ".join(f"{key}={plain(rest[key])}" for key in rest if key != "message")
         trace = f"\n{body(record)['exception']}" if record.exc_info else ""
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        return (
-            f"{moment} {record.levelname.lower():7} {record.getMessage()} {pairs}".rstrip() + trace
-        )
+        line = f"{moment} {record.levelname.lower():7} {record.getMessage()} {pairs}"
+        return masked(line.rstrip() + trace)
 
 
 def plain(value: Any) -> str:
@@ -66,14 +71,10 @@ def plain(value: Any) -> str:
 
 def head(record: logging.LogRecord) -> dict[str, Any]:
     return {
-        "time": zulu(datetime.fromtimestamp(record.created, UTC)),
+        "time": datetime.fromtimestamp(record.created, UTC),
         "level": record.levelname.lower(),
         "logger": record.name,
     }
-
-
-def zulu(moment: datetime) -> str:
-    return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def body(record: logging.LogRecord) -> dict[str, Any]:

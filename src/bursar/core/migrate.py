@@ -47,10 +47,12 @@ SQL_FILES = (  # lower domains first
     "wallets/in_turn.sql",
     "wallets/moments.sql",
     "wallets/database.sql",
+    "wallets/staff.sql",
     "rewards/database.sql",
     "payments/database.sql",
     "booking/times.sql",
     "booking/guards.sql",
+    "booking/trainings.sql",
     "booking/database.sql",
     "keys/database.sql",
     "metering/database.sql",
@@ -59,6 +61,7 @@ SQL_FILES = (  # lower domains first
     "metering/settle.sql",
     "payments/around.sql",
     "billing/database.sql",
+    "billing/invoices.sql",
 )
 TIME_LIMITS = "time limits of the login roles"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('bursar migrate', 0))"
@@ -333,7 +336,7 @@ def scram(password: str) -> str:
     return f"SCRAM-SHA-256${rounds}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 
 
-def upgrade(connection: Any) -> None:
+def upgrade(connection: Any, revision: str = "head") -> None:
     from alembic import command  # a tenth of a second that only a migration has to spend
     from alembic.config import Config
     from alembic.util import CommandError
@@ -342,7 +345,7 @@ def upgrade(connection: Any) -> None:
     config.set_main_option("script_location", str(PACKAGE / "migrations"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
         raise MigrationRefused(
             f"This Bursar does not know the state of the database ({error}) and changed nothing: "

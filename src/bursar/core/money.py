@@ -12,15 +12,16 @@ DIGITS = 60  # of the arithmetic: far more than any amount has, so nothing is ev
 EXACT = Context(prec=DIGITS)
 
 
-def no_bool(value: Any) -> Any:
-    """True would pass for 1."""
-    if isinstance(value, bool):
+def plain_number(value: Any) -> Any:
+    """True would pass for 1, and Decimal takes the digits of any script, and underscores."""
+    is_odd = isinstance(value, str) and not (value.isascii() and "_" not in value)
+    if isinstance(value, bool) or is_odd:
         raise ValueError("This is a number.")
     return value
 
 
 NUMBER = BeforeValidator(
-    no_bool
+    plain_number
 )  # after the limits: pydantic writes those before it as JSON Schema
 
 SCHEMA = {  # of the documents: a number, or its digits as a text

@@ -7,10 +7,16 @@ A notice is a hint and may be missed; the table is the truth. So whoever listens
 and then as a net, and at every turn while there is no connection to listen on: then it is later by
 a second, not by as long as that lasts. Where a pooler stands before the database, listening goes
 past it (BURSAR_DATABASE_DIRECT_URL), looking does not.
+
+Whether it hears is proved, not believed: at each beat it announces something to itself, as others
+would, over a connection of their kind. Notices arrive in the order of their commits, so with this
+echo all that was announced before it has arrived too. Sent over the listening connection it would
+prove nothing: a pooler that swallows what comes unasked hands on what comes with an answer.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -21,13 +27,15 @@ from typing import Any
 from sqlalchemy.engine import URL, make_url
 
 from bursar.core import failures
-from bursar.core.database import Database, Role, connect, role_url
+from bursar.core.database import DOOR, Database, Role, connect, role_url
 from bursar.core.database_errors import DRIVER_ERRORS
 from bursar.core.errors import BursarError
 
 log = logging.getLogger(__name__)
 
 TROUBLE = (*DRIVER_ERRORS, BursarError, TimeoutError)  # what a database can do to a listener
+
+ANNOUNCE = "select pg_notify($2, $3)"
 
 Hear = Callable[[str], None]  # given what was announced, at once and in between: it must be quick
 Look = Callable[[], Awaitable[None]]
@@ -38,7 +46,7 @@ class Pace:
     """How often things happen; only tests are in another hurry."""
 
     look_seconds: float = 30
-    beat_seconds: float = 5  # a connection that says nothing for so long is asked whether it lives
+    beat_seconds: float = 5  # how often it asks itself whether it hears, and waits for the echo
     retry_seconds: float = 0.25  # after an error, doubled up to `rest_seconds`
     rest_seconds: float = 1
     first_seconds: float = 5  # how long a start waits for the first look
@@ -62,7 +70,13 @@ class Notices:
         self.database = database
         self.pace = pace or Pace()
         self.watches: list[Watch] = []
+        self._hears_until = 0.0
         self._failed = 0  # in a row
+
+    @property
+    def hears(self) -> bool:
+        """All that was announced has arrived here, but for what is younger than two beats."""
+        return time.monotonic() < self._hears_until
 
     def on(self, channel: str, hear: Hear, *, look: Look) -> None:
         self.watches.append(Watch(channel, hear, look))
@@ -114,23 +128,36 @@ class Notices:
             log.error("notices: %s: %s%s\n%s", what, line, more, failures.where(error))
 
     async def listen(self) -> None:
-        """On a connection of its own, until that dies."""
+        """On a connection of its own, until that dies or nothing comes through it."""
         connection = await connect(self.address(), self.database.settings)
         lost = asyncio.Event()
+        echo = Echo(self.database)
+
+        def lose(_: Any) -> None:
+            self._hears_until = 0
+            lost.set()
+            echo.came.set()  # in vain: nobody waits for it any longer
+
         try:
-            connection.add_termination_listener(lambda _: lost.set())
+            connection.add_termination_listener(lose)
             async with asyncio.timeout(self.pace.beat_seconds):
+                await connection.add_listener(echo.channel, echo.heard)
                 for channel in {watch.channel for watch in self.watches}:
                     await connection.add_listener(channel, self.heard)
             await self.look_at_all()
-            self._failed = 0
             while not lost.is_set():
+                sent_at = time.monotonic()
+                came = await echo.come(within_seconds=self.pace.beat_seconds)
+                if came and not lost.is_set():
+                    self._failed = 0
+                    self._hears_until = sent_at + 2 * self.pace.beat_seconds
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.seconds_to_turn()):
                         await lost.wait()
                 await connection.execute("select 1", timeout=self.pace.beat_seconds)
                 await self.look_where_due()
         finally:
+            self._hears_until = 0
             connection.terminate()
 
     def address(self) -> URL:
@@ -172,3 +199,39 @@ class Notices:
             else:
                 watch.due_at = time.monotonic() + self.pace.look_seconds
                 watch.looked.set()
+
+
+class Echo:
+    """What one listening connection announces to itself, on a channel of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self.channel = f"bursar_echo_{secrets.token_hex(8)}"
+        self._database = database
+        self._waited_for = ""
+        self.came = asyncio.Event()
+
+    def heard(self, _: Any, __: int, ___: str, payload: str) -> None:
+        if payload == self._waited_for:
+            self.came.set()
+
+    async def come(self, *, within_seconds: float) -> bool:
+        """Whether what is announced now has come back; an error if it does not come. Where nothing
+        can be announced, as while all connections are in use, that says nothing of hearing."""
+        self._waited_for = secrets.token_hex(8)
+        self.came.clear()
+        announced = False
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._database.fetch_one(DOOR, ANNOUNCE, self.channel, self._waited_for)
+                announced = True
+                await self.came.wait()
+            return True
+        except BursarError:
+            return False
+        except TimeoutError:
+            if not announced:
+                return False
+            raise TimeoutError(
+                f"nothing was heard of what was announced {within_seconds} s ago; a pooler in "
+                "between may swallow notices"
+            ) from None

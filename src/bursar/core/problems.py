@@ -11,10 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from bursar.core import exact
+from bursar.core.api_keys import masked
 from bursar.core.database_errors import SQL_ERRORS, translate
 from bursar.core.errors import BursarError, InvalidInput, NotFound
 
@@ -100,6 +101,12 @@ def methods_of(request: Request) -> list[str]:
     return sorted(found)
 
 
+def of_body(error: ValidationError) -> InvalidInput:
+    """What a model says of a body, or of an item of one."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return from_validation({**each, "loc": ("body", *each["loc"])} for each in found)
+
+
 def from_validation(errors: Iterable[dict[str, Any]]) -> InvalidInput:
     """FastAPI's complaints as pointers: /name for the body, ?name for the query."""
     fields = [
@@ -148,7 +155,7 @@ def answer(error: BursarError, request_id: str) -> Response:
     if error.errors is not None:
         document["errors"] = error.errors[:MOST_ERRORS]
     return Response(
-        orjson.dumps(document, default=exactly),
+        masked(orjson.dumps(document, default=exactly).decode()),  # what is wrong may be quoted
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers=error.headers,

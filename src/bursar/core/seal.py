@@ -46,11 +46,14 @@ class Seal:
 
     def mark(self, content: bytes) -> bytes:
         """To know the content again, without keeping anything that can be guessed at."""
-        return hmac.digest(self._marks[0], content, "sha256")
+        return self.marks(content)[0]
+
+    def marks(self, content: bytes) -> list[bytes]:
+        """By the newest key, and by those that it may have been marked with before."""
+        return [hmac.digest(key, content, "sha256") for key in self._marks]
 
     def knows(self, content: bytes, mark: bytes) -> bool:
-        marks = [hmac.digest(key, content, "sha256") for key in self._marks]
-        return any(hmac.compare_digest(mark, each) for each in marks)
+        return any(hmac.compare_digest(mark, each) for each in self.marks(content))
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,14 @@ class Settings(PaymentSettings):
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=1_073_741_824, description="The largest body of a request."
     )
+    max_batch_bytes: int = Field(
+        4_194_304,
+        ge=1024,
+        le=1_073_741_824,
+        description="The largest body of a request with many items: events and outcomes of usage, "
+        "and charges. The default, 4 MiB, holds 1,000 events with every field at its greatest "
+        "length. Whoever may not send one is refused before it is read.",
+    )
     max_in_flight: int = Field(
         256, ge=1, le=100_000, description="Requests at work at once; one more gets a 503 at once."
     )

@@ -26,7 +26,7 @@ from bursar.keys.schemas import (
     NewServiceKey,
     RotationByStaff,
 )
-from bursar.keys.service import KeyOver, Made
+from bursar.keys.service import KeyOver, Made, TooManyKeys
 
 router = APIRouter(prefix="/api-keys", tags=["keys"], route_class=Route)
 
@@ -77,12 +77,14 @@ async def read_key(db: Db, response: Response, key_id: UUID) -> KeyForStaff:
 
 
 def told(response: Response, row: ApiKey) -> KeyForStaff:
-    response.headers["ETag"] = etag.of(row.version, row.last_used_at)
+    response.headers["ETag"] = etag.of(row.version, row.shown_since)
     return KeyForStaff.model_validate(row)
 
 
 @router.put(
-    "/{key_id}", dependencies=[WRITE], responses=documented(NotFound, KeyOver, PreconditionFailed)
+    "/{key_id}",
+    dependencies=[WRITE],
+    responses=documented(NotFound, KeyOver, TooManyKeys, PreconditionFailed),
 )
 async def change_key(
     db: Db, response: Response, key_id: UUID, body: KeyChangeByStaff, if_match: IfMatch = None

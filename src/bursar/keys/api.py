@@ -29,8 +29,8 @@ from bursar.keys.schemas import (
     KeyList,
     KeyMade,
     KeyOut,
-    Leak,
     LeakOutcome,
+    LeaksIn,
     NewKey,
     Rotation,
     ScopeList,
@@ -84,21 +84,22 @@ async def list_scopes(db: Db) -> ScopeList:
 async def report_leaks(
     request: Request,
     door: AtDoor,
-    body: Annotated[list[Leak], Field(min_length=1, max_length=leaks.MOST_REPORTS)],
+    body: LeaksIn,
     github_public_key_signature: Annotated[str | None, Header(max_length=500)] = None,
 ) -> list[LeakOutcome]:
     """Revokes keys that were found in public and mails their owners; in the format of GitHub's
-    secret scanning."""
+    secret scanning. Each is judged by itself: what cannot be read is a false positive, in its
+    place."""
     async with door.transaction() as db:
         await leaks.demand_signature(db, await request.body(), github_public_key_signature)
-        ours = await leaks.revoke(db, [Report(each.token, each.url) for each in body])
+        ours = await leaks.revoke(db, [Report(each.token, each.url) for each in body.root])
     return [
         LeakOutcome(
             token_hash=base64.b64encode(secret.digest(leak.token)).decode(),
             token_type=leak.type,
             label="true_positive" if is_ours else "false_positive",
         )
-        for leak, is_ours in zip(body, ours, strict=True)
+        for leak, is_ours in zip(body.root, ours, strict=True)
     ]
 
 
@@ -109,11 +110,11 @@ async def read_key(db: Db, response: Response, actor: Me, key_id: UUID) -> KeyOu
 
 
 def told(response: Response, row: ApiKey) -> KeyOut:
-    response.headers["ETag"] = etag.of(row.version, row.last_used_at)
+    response.headers["ETag"] = etag.of(row.version, row.shown_since)
     return KeyOut.model_validate(row)
 
 
-@router.put("/{key_id}", responses=documented(NotFound, KeyOver, PreconditionFailed))
+@router.put("/{key_id}", responses=documented(NotFound, KeyOver, TooManyKeys, PreconditionFailed))
 async def change_key(
     db: Db,
     response: Response,
@@ -127,7 +128,9 @@ async def change_key(
     return told(response, row)
 
 
-@router.post("/{key_id}/rotation", status_code=201, responses=documented(NotFound, KeyOver))
+@router.post(
+    "/{key_id}/rotation", status_code=201, responses=documented(NotFound, KeyOver, TooManyKeys)
+)
 async def rotate_key(db: Db, actor: MyselfOnly, key_id: UUID, body: Rotation) -> KeyMade:
     """A new key in the place of this one, which is good for the grace time yet."""
     grace = timedelta(seconds=body.grace_seconds)

@@ -1,8 +1,8 @@
 """Knows keys by heart: a request with one is let in without a look at the database.
 
 A process keeps what it has once looked up, until it hears that the key or its owner has changed
-(core/notices.py): within the second. When nobody can listen, it forgets everything at each turn,
-about once a second, and now and then anyway. What is not good is never kept.
+(core/notices.py): within the second. While it is not sure to hear, it trusts nothing that it knows.
+It forgets everything now and then anyway, and what is not good is never kept.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ from bursar.keys.models import Network
 CHANNEL = "bursar_keys_changed"
 MOST_KNOWN = 10_000
 
-FIND = "select * from find_key($2)"  # keys/database.sql
+# keys/database.sql; what is refused here for its address is no use of the key, as in keys/verify.
+FIND = """
+  select found.*, case when cardinality(allowed_addresses) = 0
+    or $3::inet <<= any (allowed_addresses::inet[]) then note_key_use(array[found.id]) end as noted
+  from find_key($2) as found
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,12 @@ class Known:
 class Keyring:
     """Of one process."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, notices: Notices) -> None:
         self._database = database
+        self._notices = notices
+        notices.on(CHANNEL, self.heard, look=self.look)
         self._known: dict[bytes, Known] = {}
         self._heard = 0  # changes so far: what was looked up before one of them is not kept
-
-    def watch(self, notices: Notices) -> None:
-        notices.on(CHANNEL, self.heard, look=self.look)
 
     def heard(self, payload: str) -> None:
         self._heard += 1
@@ -70,16 +74,16 @@ class Keyring:
     async def actor(self, key: str, address: str | None) -> Actor:
         """Whose key it is, or BadToken; to whoever has none, it never says why."""
         digest = secret.digest(key)
-        known = self._known.get(digest)
+        known = self._known.get(digest) if self._notices.hears else None
         if known is None and secret.is_sound(key):
-            known = await self._look_up(digest)
+            known = await self._look_up(digest, address)
         if known is None or known.is_over() or not known.allows(address):
             raise bad_key()
         return known.actor
 
-    async def _look_up(self, digest: bytes) -> Known | None:
+    async def _look_up(self, digest: bytes, address: str | None) -> Known | None:
         heard = self._heard
-        row = await self._database.fetch_one(DOOR, FIND, digest)
+        row = await self._database.fetch_one(DOOR, FIND, digest, address)
         if row is None:
             return None
         owner: UUID | None = row["user_id"] and UUID(bytes=row["user_id"].bytes)
@@ -87,11 +91,12 @@ class Keyring:
             Kind.KEY,
             UUID(bytes=row["id"].bytes),
             on_behalf_of=owner,
+            line=UUID(bytes=row["line_id"].bytes),
             key_scopes=frozenset(row["scopes"]),
             is_paced=owner is not None or row["is_limited"],
         )
         known = Known(actor, tuple(row["allowed_addresses"]), row["ends_at"])
-        if heard == self._heard:
+        if heard == self._heard and self._notices.hears:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
             self._known[digest] = known

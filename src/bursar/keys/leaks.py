@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    EllipticCurvePublicKey,
+)
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,9 +32,26 @@ from bursar.keys.service import end
 from bursar.system import queries as system
 from bursar.system.catalogue import setting
 
-MOST_REPORTS = 100  # in one request
 PLACE_LENGTH = 200
 MOST_OWNERS = 20
+
+
+def public_key(pem: str) -> EllipticCurvePublicKey:
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise ValueError("is no public key in PEM of a pair on the curve P-256")
+    return key
+
+
+def readable(pem: str) -> str:
+    """Or every report would be refused from then on, the scanner's too."""
+    if pem:
+        public_key(pem)
+    return pem
+
 
 LEAKS_PUBLIC_KEY = setting(
     "leaks_public_key",
@@ -38,6 +59,7 @@ LEAKS_PUBLIC_KEY = setting(
     "",
     "The public key (PEM, P-256) of the secret scanner that reports leaked API keys; with it, "
     "reports without its signature are refused.",
+    check=readable,
     max_length=2000,
 )
 
@@ -51,11 +73,9 @@ async def demand_signature(db: AsyncSession, body: bytes, signature: str | None)
     if not pem:
         return
     try:
-        public = load_pem_public_key(pem.encode())
-        if not isinstance(public, EllipticCurvePublicKey) or signature is None:
-            raise ValueError("no signature that could be checked")
-        public.verify(base64.b64decode(signature, validate=True), body, ECDSA(hashes.SHA256()))
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        given = base64.b64decode(signature or "", validate=True)
+        public_key(pem).verify(given, body, ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
         raise BadSignature("This report does not have the signature of our scanner.") from None
 
 
@@ -69,7 +89,8 @@ class Report:
 
 async def revoke(db: AsyncSession, reports: Sequence[Report]) -> list[bool]:
     """Ends each key that is one, tells its owner, and answers which were ours."""
-    digests = [secret.digest(r.token) if secret.is_sound(r.token) else b"" for r in reports]
+    tokens = [report.token.strip() for report in reports]  # it may have been cut out with a blank
+    digests = [secret.digest(each) if secret.is_sound(each) else b"" for each in tokens]
     query = select(ApiKey, ApiKey.key_hash).where(ApiKey.key_hash.in_({*digests} - {b""}))
     query = query.order_by(ApiKey.id).with_for_update(of=ApiKey)
     found = {digest: row for row, digest in await db.execute(query)}

@@ -1,6 +1,6 @@
 """API keys; of the key itself only the hash is kept, and hardly anybody may read that."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
@@ -27,10 +27,11 @@ Network = IPv4Network | IPv6Network
 
 
 class KeyStatus(StrEnum):
-    """Whether staff or its owner have ended it; time may have, too."""
+    """Whether it is good. Only its end is written down: that a key has expired, time says."""
 
     ACTIVE = "active"
     REVOKED = "revoked"
+    EXPIRED = "expired"
 
 
 class ApiKey(Base):
@@ -67,6 +68,8 @@ class ApiKey(Base):
     rotated_from: Mapped[UUID | None] = mapped_column(
         ForeignKey("api_keys.id", ondelete="SET NULL"), index=True
     )
+    line_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    """The first of the keys that were rotated into this one: one limit holds for all of them."""
     status: Mapped[str] = mapped_column(server_default=KeyStatus.ACTIVE)
     revoked_at: Mapped[datetime | None]
     revoke_reason: Mapped[str | None]
@@ -84,6 +87,23 @@ class ApiKey(Base):
         deferred=True,
         deferred_raiseload=True,
     )
+
+    @property
+    def ends_at(self) -> datetime | None:
+        return min((each for each in (self.expires_at, self.grace_until) if each), default=None)
+
+    @property
+    def standing(self) -> KeyStatus:
+        """As of now."""
+        if self.status == KeyStatus.ACTIVE and self.ends_at and self.ends_at <= datetime.now(UTC):
+            return KeyStatus.EXPIRED
+        return KeyStatus(self.status)
+
+    @property
+    def shown_since(self) -> datetime | None:
+        """When it was used last, or ended: what is shown and is no new version."""
+        end = self.ends_at if self.standing == KeyStatus.EXPIRED else None
+        return max((each for each in (self.last_used_at, end) if each), default=None)
 
     @property
     def masked(self) -> str:

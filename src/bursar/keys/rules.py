@@ -16,11 +16,21 @@ MOST_KEYS = 100  # of one customer that are good
 LONGEST_GRACE = timedelta(days=30)
 
 ScopeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.:-]{0,99}$")]
+
+
+def demand_own(names: list[str]) -> list[str]:
+    """A name that Bursar itself knows would promise what no key of a customer's can have."""
+    if taken := sorted({*CUSTOMERS, *SERVICES}.intersection(names)):
+        raise ValueError(f"may not name {taken[0]}, which is a scope of Bursar itself")
+    return names
+
+
 API_SCOPES = setting(
     "api_scopes",
     list[ScopeName],
     [],
     "Scopes of your own API that customers may give their keys; keys/verify asks for them.",
+    check=demand_own,
     max_length=100,
 )
 

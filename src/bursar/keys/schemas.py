@@ -1,17 +1,29 @@
 """Keys over the wire: what customers say of them, and staff in camelCase."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    RootModel,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import PydanticUseDefault
 
 from bursar.core.addresses import canonical_network
 from bursar.core.paging import PageFields
-from bursar.core.wire import WHOLE, Line, Moment, StaffWire, Time, Wire
+from bursar.core.wire import WHOLE, Batch, Line, Moment, StaffWire, Time, Wire, storable
 from bursar.keys.models import KeyStatus, Network
 from bursar.keys.rules import LONGEST_GRACE
 
 MOST_ADDRESSES, MOST_SCOPES = 50, 50
+MOST_LEAKS = 100  # in one request
 
 
 def network(text: str) -> Network:
@@ -97,7 +109,10 @@ class KeyOut(Wire):
     per_second: int | None
     per_minute: int | None
     per_month: int | None
-    status: KeyStatus
+    status: KeyStatus = Field(
+        validation_alias=AliasChoices("standing", "status"),
+        description="As of now; an expired key may be given another expiry.",
+    )
     expires_at: Moment | None
     grace_until: Moment | None = Field(description="It was replaced, and is good until then.")
     rotated_from: UUID | None
@@ -151,13 +166,54 @@ class ScopeList(Wire):
     scopes: list[ScopeOut]
 
 
-class Leak(Wire):
-    """A key that somebody has found, as a secret scanner reports it."""
+def or_default(value: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        if storable(value):
+            return read(value)
+    except ValidationError:
+        pass
+    raise PydanticUseDefault
 
-    token: Annotated[str, Field(max_length=500)]
-    type: Annotated[str, Field(max_length=100)] = "bursar_api_key"
-    url: Annotated[str, Field(max_length=2000)] | None = None
-    source: Annotated[str, Field(max_length=100)] | None = None
+
+Readable = Annotated[str, WrapValidator(or_default)]
+
+
+class Leak(Wire):
+    """A key that somebody has found, as a secret scanner reports it. What cannot be read of it is
+    passed over: a key is no safer for the bad address it was found at."""
+
+    token: Readable = Field("", description="All of the key; what is none is a false positive.")
+    type: Readable = "bursar_api_key"
+    url: Readable | None = Field(None, description="Where it was found; the audit trail keeps it.")
+    source: Readable | None = None
+
+
+def or_empty(value: Any, read: Callable[[Any], Leak]) -> Leak:
+    try:
+        return read(value)
+    except ValidationError:
+        return Leak()  # no object
+
+
+AnyLeak = Annotated[Leak, WrapValidator(or_empty)]
+
+
+def demand_few(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > MOST_LEAKS:
+        raise ValueError(
+            f"A report has at most {MOST_LEAKS} keys, and none of these was looked at: send them "
+            "in several."
+        )
+    return value
+
+
+Leaks = Annotated[list[AnyLeak], Field(min_length=1, max_length=MOST_LEAKS)]
+
+
+class LeaksIn(Batch, RootModel[Annotated[Leaks, BeforeValidator(demand_few)]]):
+    """One bad item keeps no key of the others alive: by itself it is none of ours."""
+
+    most_items: ClassVar[int] = MOST_LEAKS
 
 
 class LeakOutcome(Wire):

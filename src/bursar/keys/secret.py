@@ -12,8 +12,10 @@ import secrets
 import string
 from zlib import crc32
 
+from bursar.core.api_keys import PREFIX
+
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-PREFIX = "bur_live_"
+PAIRS = [one + other for one in ALPHABET for other in ALPHABET]
 RANDOM, CHECKSUM = 30, 6
 LENGTH = len(PREFIX) + RANDOM + CHECKSUM
 SHAPE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{RANDOM + CHECKSUM}}}")
@@ -27,12 +29,9 @@ def new() -> str:
 
 def checksum(body: str) -> str:
     """CRC-32 in base 62; 62 to the 6th is more than 2 to the 32nd."""
-    number = crc32(body.encode())
-    digits = ""
-    for _ in range(CHECKSUM):
-        number, digit = divmod(number, len(ALPHABET))
-        digits = ALPHABET[digit] + digits
-    return digits
+    rest, last = divmod(crc32(body.encode()), len(PAIRS))
+    first, middle = divmod(rest, len(PAIRS))
+    return PAIRS[first] + PAIRS[middle] + PAIRS[last]
 
 
 def is_sound(key: str) -> bool:

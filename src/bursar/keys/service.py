@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
@@ -40,15 +40,19 @@ class NotACustomer(BursarError, status=409, code="keys.not_a_customer"):
 
 
 async def make(db: AsyncSession, user_id: UUID, facts: dict[str, Any]) -> Made:
-    """For a customer, by them or by staff."""
+    """For a customer, by them."""
     user = await accounts.user(db, user_id)
     if user.status != Status.ACTIVE:
         raise NotACustomer("This account is not active, so it gets no key.")
+    await demand_room(db, user_id)
+    return await add(db, await checked(db, facts, service=False), user_id)
+
+
+async def demand_room(db: AsyncSession, user_id: UUID) -> None:
     lock = func.hashtextextended(f"keys of {user_id}", 0)
     await db.execute(select(func.pg_advisory_xact_lock(lock)))
     if await queries.number_of_good(db, user_id) >= rules.MOST_KEYS:
-        raise TooManyKeys(f"A customer has at most {rules.MOST_KEYS} keys that are not revoked.")
-    return await add(db, await checked(db, facts, service=False), user_id)
+        raise TooManyKeys(f"A customer has at most {rules.MOST_KEYS} keys that are good.")
 
 
 async def make_service(db: AsyncSession, facts: dict[str, Any]) -> Made:
@@ -62,6 +66,13 @@ async def checked(db: AsyncSession, facts: dict[str, Any], *, service: bool) -> 
     if (facts.get("expires_at") or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC):
         raise InvalidInput.at(
             "/expires_at", "A key expires in the future, or never.", "in_the_past"
+        )
+    if service and facts.get("per_month"):
+        raise InvalidInput.at(
+            "/perMonth",
+            "Calls of a service cost no quota, so its key has none a month: limit it per second or "
+            "per minute.",
+            "not_for_services",
         )
     return facts
 
@@ -79,12 +90,13 @@ async def add(
 
 def told(row: ApiKey) -> dict[str, Any]:
     """What the audit says of it."""
-    facts = {name: getattr(row, name) for name in (*COPIED, "status", "grace_until")}
+    names = (*COPIED, "status", "grace_until", "rotated_from")
+    facts = {name: getattr(row, name) for name in names}
     return {**facts, "allowed_addresses": [str(each) for each in row.allowed_addresses]}
 
 
 class KeyOver(BursarError, status=409, code="keys.over"):
-    """The key was revoked, or replaced by another one; make a new one."""
+    """The key was revoked, has expired, or was replaced by another one; make a new one."""
 
 
 async def change(
@@ -98,8 +110,10 @@ async def change(
     """Changes what is given; felt by every process within a second."""
     row = await held(db, key_id, user_id, if_match)
     demand_alive(row)
-    before = told(row)
-    for name, value in (await checked(db, facts, service=row.user_id is None)).items():
+    before, facts = told(row), await checked(db, facts, service=row.user_id is None)
+    if row.user_id and row.standing == KeyStatus.EXPIRED and "expires_at" in facts:
+        await demand_room(db, row.user_id)  # it becomes good again
+    for name, value in facts.items():
         setattr(row, name, value)
     await db.flush()
     after = told(row)
@@ -122,6 +136,10 @@ async def rotate(
     """A new key with all that the old one may do; the old one goes on for the grace time."""
     old = await held(db, key_id, user_id, None)
     demand_alive(old)
+    if old.standing == KeyStatus.EXPIRED:
+        raise KeyOver("This key has expired: give it another expiry first, or make a new one.")
+    if grace and old.user_id:  # both are good for a while
+        await demand_room(db, old.user_id)
     facts = {name: getattr(old, name) for name in COPIED} | {"rotated_from": old.id}
     made = await add(db, facts, old.user_id, "keys.rotated")
     if grace:
@@ -176,7 +194,12 @@ def end(row: ApiKey, reason: str) -> None:
 async def held(
     db: AsyncSession, key_id: UUID, user_id: UUID | None, if_match: str | None
 ) -> ApiKey:
-    row = await db.get(ApiKey, key_id, with_for_update=True, populate_existing=True)
+    """With it all of its line that are good are locked, in one order: their limits are one."""
+    its_line = select(ApiKey.line_id).where(ApiKey.id == key_id).scalar_subquery()
+    good = or_(ApiKey.status == KeyStatus.ACTIVE, ApiKey.id == key_id)
+    query = select(ApiKey).where(ApiKey.line_id == its_line, good).order_by(ApiKey.id)
+    query = query.with_for_update().execution_options(populate_existing=True)
+    row = next((each for each in await db.scalars(query) if each.id == key_id), None)
     if row is None or (user_id is not None and row.user_id != user_id):
         raise queries.nothing()
     etag.check(if_match, row.version)

@@ -13,16 +13,25 @@ from bursar.auth.actor import Actor
 from bursar.auth.guard import customer_or_key
 from bursar.auth.scopes import KeyScope
 from bursar.core import files
-from bursar.core.database import Db
+from bursar.core.batch import Misfit
+from bursar.core.database import Database, Db, Within
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.files import Format
 from bursar.core.hot import hot
-from bursar.core.idempotency import BadKey, given_key, own_key
+from bursar.core.idempotency import BadKey, KeyInFlight, KeyReused, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Route, Time, answer, begins_with_date
-from bursar.metering import events, export, queries
+from bursar.metering import events, export, keyed, queries
+from bursar.metering.event_schemas import (
+    Counted,
+    EventIn,
+    EventsIn,
+    EventsOut,
+    TooManyEvents,
+    is_binary,
+)
 from bursar.metering.events import (
     BeforeRetention,
     EventConflict,
@@ -35,16 +44,11 @@ from bursar.metering.latency import percentile
 from bursar.metering.queries import By, Filters, Part
 from bursar.metering.schemas import (
     Breakdown,
-    Counted,
-    EventIn,
-    EventsIn,
-    EventsOut,
-    Misfit,
     MonthOut,
     PartOut,
     QuotaOut,
+    RestOut,
     Summary,
-    TooManyEvents,
     UsageList,
     UsageOut,
 )
@@ -54,6 +58,7 @@ router = APIRouter(prefix="/usage", tags=["usage"], route_class=Route)
 READ = customer_or_key(KeyScope.USAGE_READ)
 REPORT = customer_or_key(KeyScope.USAGE_WRITE, KeyScope.USAGE_INGEST)
 
+OF_KEYS = (BadKey, KeyReused, KeyInFlight)
 LONGEST_DAYS, LONGEST_HOURS = 400, 31  # days in which a breakdown may look
 
 
@@ -64,44 +69,58 @@ LONGEST_DAYS, LONGEST_HOURS = 400, 31  # days in which a breakdown may look
     responses={
         200: {"model": Counted, "description": "It was counted before."},
         **documented(
-            EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, BadKey
+            EventConflict, InTheFuture, BeforeRetention, UnknownCustomer, UnknownKey, *OF_KEYS
         ),
     },
     openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
 async def report_one(request: Request, actor: Annotated[Actor, REPORT], body: EventIn) -> Response:
-    """Counts one call, once for its event_id; without one the Idempotency-Key stands for it."""
-    event_id = body.event_id or given_key(request)
-    event = body.model_copy(update={"event_id": event_id}).event()
-    [outcome] = await events.report(request.app.state.database, actor, [event])
-    if isinstance(outcome, BursarError):
-        raise outcome
-    status = 201 if outcome == "counted" else 200
-    return answer({"event_id": event_id, "status": outcome}, status)
+    """Counts one call, once for its event_id."""
+    if is_binary(request.scope["headers"]):
+        raise InvalidInput.at("header ce-id", "A CloudEvent goes to usage/events, as any other.")
+
+    async def count(database: Database | Within) -> Response:
+        [outcome] = await events.report(database, actor, [body.event()])
+        if isinstance(outcome, BursarError):
+            raise outcome
+        status = 201 if outcome == "counted" else 200
+        return answer({"event_id": body.event_id, "status": outcome}, status)
+
+    return await keyed.once(request, actor, count)
 
 
-@router.post("/events", response_model=EventsOut, responses=documented(TooManyEvents))
+@router.post(
+    "/events",
+    response_model=EventsOut,
+    responses=documented(TooManyEvents, *OF_KEYS),
+    openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
+)
 @own_key
 @hot
 async def report_many(
     request: Request, actor: Annotated[Actor, REPORT], body: EventsIn
 ) -> Response:
     """Counts up to 1,000 calls, each by itself and once for its event_id. Takes CloudEvents, too:
-    one (application/cloudevents+json) or a batch (application/cloudevents-batch+json), with the
-    call in `data`."""
+    one (application/cloudevents+json, or binary with `ce-` headers) or a batch
+    (application/cloudevents-batch+json), with the call in `data`."""
     items = body.items()
     asked = [item.error if isinstance(item, Misfit) else item.event() for item in items]
-    outcomes = await events.report(request.app.state.database, actor, asked)
-    told = [
-        outcome_of(item.event_id, outcome) for item, outcome in zip(items, outcomes, strict=True)
-    ]
+
+    async def count(database: Database | Within) -> Response:
+        return told(items, await events.report(database, actor, asked))
+
+    return await keyed.once(request, actor, count)
+
+
+def told(items: list[EventIn | Misfit], outcomes: list[events.Outcome]) -> Response:
+    named = [item.name if isinstance(item, Misfit) else item.event_id for item in items]
     return answer(
         {
             "counted": outcomes.count("counted"),
             "duplicates": outcomes.count("duplicate"),
             "refused": sum(isinstance(outcome, BursarError) for outcome in outcomes),
-            "outcomes": told,
+            "outcomes": [outcome_of(*each) for each in zip(named, outcomes, strict=True)],
         }
     )
 
@@ -235,18 +254,24 @@ async def break_down(
 
 async def breakdown(db: Db, user_id: UUID, ask: BreakdownQuery) -> dict[str, Any]:
     since, until = ask.span()
-    parts = await queries.breakdown(db, user_id, ask.by, since, until)
-    return {"by": ask.by, "from_": since, "to": until, "parts": [part_out(part) for part in parts]}
+    parts, rest = await queries.breakdown(db, user_id, ask.by, since, until)
+    return {
+        "by": ask.by,
+        "from_": since,
+        "to": until,
+        "parts": [PartOut(**part_out(part)) for part in parts],
+        "rest": RestOut(**part_out(rest) | {"part": None, "parts": rest.parts}) if rest else None,
+    }
 
 
-def part_out(part: Part) -> PartOut:
+def part_out(part: Part) -> dict[str, Any]:
     average = round(part.total_response_time_ms / part.timed, 1) if part.timed else None
     shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
-    return PartOut(
-        part=part.part,
-        requests=part.requests,
-        failed_requests=part.failed_requests,
-        units=part.units,
-        average_ms=average,
+    return {
+        "part": part.part,
+        "requests": part.requests,
+        "failed_requests": part.failed_requests,
+        "units": part.units,
+        "average_ms": average,
         **{name: percentile(part.latencies, share) for name, share in shares.items()},
-    )
+    }

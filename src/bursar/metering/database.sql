@@ -2,6 +2,7 @@
 
 call lock_down('usage');
 call lock_down('usage_event_ids');
+call lock_down('usage_kept');
 call lock_down('monthly_usage');
 call lock_down('api_key_months');
 call lock_down('usage_hours');
@@ -39,6 +40,9 @@ create or replace trigger sign before insert on usage_grants
 
 grant select, update (mailed_at) on quota_warnings to worker_user;
 create policy worker on quota_warnings to worker_user using (true) with check (true);
+grant select on usage_kept to worker_user;
+create policy worker on usage_kept for select to worker_user using (true);
+call never_removed('usage_kept');
 grant select, delete on usage_event_ids to worker_user;
 create policy worker on usage_event_ids to worker_user using (true);
 grant delete on usage_hours to worker_user;
@@ -82,7 +86,9 @@ begin
     its_name, first, first + interval '1 month');
 end $$;
 
--- Drops the months that lie before `oldest`, and says how many that were.
+-- Drops the months that lie before `oldest`, and says how many that were. The ids of their events go
+-- at the same time, so nothing of these months is ever accepted again, however long staff then keep
+-- usage: their sums have it already.
 create or replace function drop_usage_partitions(oldest text) returns integer
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare
@@ -99,6 +105,9 @@ begin
     execute format('drop table %s', its_name);
     dropped := dropped + 1;
   end loop;
+  if dropped > 0 then
+    update usage_kept set since = greatest(since, oldest);
+  end if;
   return dropped;
 end $$;
 revoke execute on function make_usage_partition(text), drop_usage_partitions(text) from public;
@@ -200,8 +209,9 @@ begin
       latencies = case when excluded.timed = 0 then here.latencies
         else add_latencies(here.latencies, excluded.latencies) end
   ), by_key as (
-    insert into api_key_months as here (api_key_id, month, requests, units)
-    select api_key_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint, sum(units)::bigint
+    insert into api_key_months as here (line_id, month, requests, units)
+    select (select line_id from api_keys where id = sums.api_key_id), to_char(day, 'YYYY-MM'),
+      sum(requests)::bigint, sum(units)::bigint
     from sums where of_day and api_key_id <> '00000000-0000-0000-0000-000000000000'
     group by 1, 2 order by 1, 2
     on conflict on constraint pk_api_key_months do update set
@@ -210,7 +220,7 @@ begin
   insert into monthly_usage as here (user_id, month, total_requests, successful_requests,
     failed_requests, total_response_time_ms, units)
   select user_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint,
-    coalesce(sum(requests) filter (where status_code < 400), 0)::bigint,
+    coalesce(sum(requests) filter (where status_code between 1 and 399), 0)::bigint,
     coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint,
     sum(total_response_time_ms)::bigint, sum(units)::bigint
   from sums where of_day group by 1, 2 order by 1, 2
@@ -236,6 +246,19 @@ begin
     (select jsonb_object_agg(key, value) from settings where defaults ? key and value is not null), '{}');
 end $$;
 
+-- Meters have no foreign key: they are of customers and of lines of keys, which begin with a key.
+create or replace function forget_meters() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  delete from meters where id in (select id from gone);
+  return null;
+end $$;
+revoke execute on function forget_meters() from public;
+create or replace trigger forget_meters after delete on users referencing old table as gone
+  for each statement execute function forget_meters();
+create or replace trigger forget_meters after delete on api_keys referencing old table as gone
+  for each statement execute function forget_meters();
+
 -- What one customer has in one month; 0: without end, grants or not.
 create or replace function quota_of(its_user uuid, its_tier text, its_month text, terms jsonb)
 returns bigint
@@ -245,13 +268,14 @@ language sql stable set search_path = pg_catalog, public, pg_temp as $$
   from (select coalesce(terms ->> ('quota_' || its_tier), '0')::bigint as tier_has) as tier
 $$;
 
--- Once for each step of a month: a job mails it (metering/tasks.py).
+-- Once for each step of a quota in its month: a job mails it (metering/tasks.py). At the time of the
+-- clock, under the customer's lock: now() is when the transaction began to wait for it.
 create or replace function notice_quota(
   its_user uuid, its_month text, its_used bigint, its_quota bigint, hard boolean
 ) returns void
 language sql set search_path = pg_catalog, public, pg_temp as $$
-  insert into quota_warnings (user_id, month, percent, used, quota, is_hard)
-  select its_user, its_month, percent, its_used, its_quota, hard
+  insert into quota_warnings (user_id, month, percent, used, quota, is_hard, noticed_at)
+  select its_user, its_month, percent, its_used, its_quota, hard, clock_timestamp()
   from unnest(array[80, 100]) as percent
   where its_quota > 0 and its_used >= (its_quota * percent + 99) / 100
   on conflict do nothing

@@ -60,8 +60,24 @@ class DeskFull(BursarError, status=429, code="usage.desk_full"):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyedQuestion:
+    """The Idempotency-Key of a question, as it is kept (core/idempotency.py)."""
+
+    subject: str
+    key: str
+    marks: list[bytes]
+    body: bytes
+
+    def document(self) -> dict[str, Any]:
+        marks = [mark.hex() for mark in self.marks]
+        return {"subject": self.subject, "given_key": self.key, "marks": marks,
+                "body": self.body.hex()}  # fmt: skip
+
+
+@dataclass(slots=True)
 class Question:
-    """A key by its hash, and the call that it is shown for; without `counts` only its rate is."""
+    """A key by its hash, and the call that it is shown for; without `counts` the call is not
+    counted, without `paces` it uses up no rate."""
 
     digest: bytes
     facts: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +85,8 @@ class Question:
     address: str | None = None
     event_id: str | None = None
     counts: bool = True
+    paces: bool = True
+    keyed: KeyedQuestion | None = None
 
     def document(self) -> dict[str, Any]:
         return {
@@ -78,6 +96,8 @@ class Question:
             "scope": self.scope,
             "address": self.address,
             "counts": self.counts,
+            "paces": self.paces,
+            **(self.keyed.document() if self.keyed else {}),
         }
 
 

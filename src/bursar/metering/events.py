@@ -1,7 +1,7 @@
 """An event of usage as the SQL functions read it: whose it is, and by what it is known again.
 
-The same id with the same words is the same event, whichever way it comes: by keys/verify, alone, in
-a batch, or as a CloudEvent.
+The same id with the same words and key is the same event, whichever way it comes: by keys/verify,
+alone, in a batch, or as a CloudEvent.
 """
 
 import hashlib
@@ -13,24 +13,28 @@ from uuid import UUID
 
 from bursar.auth.actor import Actor, Kind
 from bursar.auth.scopes import KeyScope
-from bursar.core.database import WORKER, Database
+from bursar.core.database import WORKER, Database, Within
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.wire import as_json
 from bursar.metering.rules import DEFAULTS, USAGE_RETENTION_MONTHS
 
 AHEAD = timedelta(minutes=5)  # by which clocks may disagree
 TERMS = as_json(DEFAULTS).decode()
+OWN = "own\0"  # no id has a NUL in it
 SAID = ("endpoint", "location", "state", "date_from", "date_to", "response_time_ms", "status_code",
         "error_message", "ip_address", "user_agent", "units")  # fmt: skip
 
 
-def marks(event_id: str | None, facts: dict[str, Any]) -> dict[str, str | None]:
-    """By what an event is known again: half a SHA-256 of its id, and one of all that it says."""
+def marks(
+    event_id: str | None, facts: dict[str, Any], *, is_own: bool = False
+) -> dict[str, str | None]:
+    """By what an event is known again: half a SHA-256 of its id, and one of all that it says. What
+    customers report themselves has ids of its own: they could take those of a service's events."""
     if event_id is None:
         return {"event": None, "content": None, "event_id": None}
     said = as_json({name: facts.get(name) for name in (*SAID, "timestamp")})
     return {
-        "event": hashlib.sha256(event_id.encode()).hexdigest()[:32],
+        "event": hashlib.sha256((OWN + event_id if is_own else event_id).encode()).hexdigest()[:32],
         "content": hashlib.sha256(said).hexdigest()[:32],
         "event_id": event_id,
     }
@@ -44,6 +48,7 @@ class Event:
     event_id: str | None = None
     user_id: UUID | None = None
     api_key_id: UUID | None = None
+    is_own: bool = False  # reported by the customer, not by a service
 
 
 class InTheFuture(BursarError, status=422, code="usage.in_the_future"):
@@ -73,10 +78,11 @@ def conflict() -> EventConflict:
 # All that a report is checked against, in one round trip: how old it may be, whose keys it names.
 KNOWN = """
   select (select value #>> '{}' from settings where key = 'usage_retention_months') as months,
-    array(select id from users where id = any ($2) union
+    (select since from usage_kept) as since,
+    array(select id from users where id = any ($2) and erased_at is null union
       select user_id from api_keys where id = any ($3) and user_id is not null) as users,
-    array(select array[id, user_id] from api_keys where id = any ($3) and user_id is not null)
-      as keys
+    array(select array[id, user_id, line_id] from api_keys
+      where id = any ($3) and user_id is not null) as keys
 """
 INGEST = "select ingest_usage($2::text::json, $3, $4, $5::text::jsonb) as outcomes"
 
@@ -84,7 +90,7 @@ Outcome = str | BursarError  # 'counted', 'duplicate', or why not
 
 
 async def report(
-    database: Database, actor: Actor, events: Sequence[Event | BursarError]
+    database: Database | Within, actor: Actor, events: Sequence[Event | BursarError]
 ) -> list[Outcome]:
     """Counts each event once, and answers what became of each, in their order."""
     asked = [owned(event, actor) if isinstance(event, Event) else event for event in events]
@@ -105,7 +111,7 @@ def owned(event: Event, actor: Actor) -> Event:
     if actor.kind is Kind.KEY and KeyScope.USAGE_INGEST in actor.key_scopes:
         return event
     key = event.api_key_id or (actor.id if actor.kind is Kind.KEY else None)
-    return Event(event.facts, event.event_id, actor.customer, key)
+    return Event(event.facts, event.event_id, actor.customer, key, is_own=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +120,12 @@ class Bounds:
 
     oldest: datetime
     users: frozenset[UUID]
-    keys: dict[UUID, UUID]  # whose each is
+    keys: dict[UUID, tuple[UUID, UUID]]  # whose each is, and of which line
 
     def check(self, event: Event, now: datetime) -> dict[str, Any] | BursarError:
         """The event as it is counted, or what is wrong with it."""
-        owner = self.keys.get(event.api_key_id) if event.api_key_id else None
+        known = self.keys.get(event.api_key_id) if event.api_key_id else None
+        owner, line = known or (None, None)
         user_id = event.user_id or owner
         if event.api_key_id and (owner is None or owner != user_id):
             return UnknownKey("The customer has no API key with this id.")
@@ -131,24 +138,30 @@ class Bounds:
             return BeforeRetention(f"Usage is kept here from {self.oldest:%Y-%m-%d} on.")
         return {
             **event.facts,
-            **marks(event.event_id, event.facts),
+            **marks(event.event_id, event.facts, is_own=event.is_own),
             "user_id": user_id,
             "api_key_id": event.api_key_id,
+            "line_id": line,
             "timestamp": moment.astimezone(UTC).isoformat(),
         }
 
 
-async def look_up(database: Database, events: Sequence[Event]) -> Bounds:
+async def look_up(database: Database | Within, events: Sequence[Event]) -> Bounds:
     users = {event.user_id for event in events if event.user_id}
     keys = {event.api_key_id for event in events if event.api_key_id}
     row = await database.fetch_one(WORKER, KNOWN, [*users], [*keys])
     assert row is not None  # noqa: S101 - a select without a table has one row
     months = int(row["months"] or USAGE_RETENTION_MONTHS.default)
     return Bounds(
-        oldest_kept(datetime.now(UTC), months),
-        frozenset(UUID(bytes=each.bytes) for each in row["users"]),
-        {UUID(bytes=key.bytes): UUID(bytes=owner.bytes) for key, owner in row["keys"]},
+        max(oldest_kept(datetime.now(UTC), months), first_moment(row["since"])),
+        frozenset(map(plain, row["users"])),
+        {key: (owner, line) for key, owner, line in (map(plain, each) for each in row["keys"])},
     )
+
+
+def plain(found: UUID) -> UUID:
+    """Not of the driver's own kind, which JSON is slower to write."""
+    return UUID(bytes=found.bytes)
 
 
 def oldest_kept(now: datetime, months: int) -> datetime:
@@ -157,7 +170,11 @@ def oldest_kept(now: datetime, months: int) -> datetime:
     return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
 
 
-async def ingest(database: Database, rows: list[dict[str, Any]]) -> list[str]:
+def first_moment(month: str) -> datetime:
+    return datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
+
+
+async def ingest(database: Database | Within, rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     try:

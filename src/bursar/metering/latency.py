@@ -10,7 +10,7 @@ BOUNDS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1
 def percentile(latencies: Sequence[int], share: float) -> float | None:
     """In milliseconds, as if those of one part were spread evenly in it; None where none is known.
 
-    What took longer than the last bound counts as that: more is not known.
+    What took longer than the last bound counts as that: more is not known, and the API says so.
     """
     total = sum(latencies)
     if not total:

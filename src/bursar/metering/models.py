@@ -56,7 +56,7 @@ class Usage(Base):
 
 
 class UsageEventId(Base):
-    """That an event was counted; kept at least as long as the event itself."""
+    """That an event was counted; kept at least as long as the event itself, which may lie ahead."""
 
     __tablename__ = "usage_event_ids"
     __table_args__ = (Index("ix_usage_event_ids_seen_on", "seen_on", postgresql_using="brin"),)
@@ -69,6 +69,7 @@ class UsageEventId(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
     seen_on: Mapped[date] = mapped_column(server_default=func.current_date())
     usage_id: Mapped[UUID | None]  # where it was verified
+    line_id: Mapped[UUID | None]  # of the key that it came with; NO_KEY: of none
 
 
 class MonthlyUsage(Base):
@@ -91,12 +92,12 @@ class MonthlyUsage(Base):
 
 
 class ApiKeyMonth(Base):
-    """What came with one key in one month."""
+    """What came with the keys of one line in one month."""
 
     __tablename__ = "api_key_months"
     unaudited = True
 
-    api_key_id: Mapped[UUID] = mapped_column(
+    line_id: Mapped[UUID] = mapped_column(
         ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True
     )
     month: Mapped[str] = mapped_column(CHAR(7), primary_key=True)
@@ -157,7 +158,8 @@ class UsageGrant(Base):
 
 
 class QuotaWarning(Base):
-    """That a customer came so near to the end of a month's quota; each is mailed once."""
+    """That a customer came so near to the end of a quota, which may be another one later in the
+    month; each is mailed once."""
 
     __tablename__ = "quota_warnings"
     __table_args__ = (
@@ -172,8 +174,8 @@ class QuotaWarning(Base):
     )
     month: Mapped[str] = mapped_column(CHAR(7), primary_key=True)
     percent: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    quota: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     used: Mapped[int] = mapped_column(BigInteger)
-    quota: Mapped[int] = mapped_column(BigInteger)
     is_hard: Mapped[bool]
     noticed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     mailed_at: Mapped[datetime | None]

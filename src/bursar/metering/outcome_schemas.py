@@ -1,16 +1,15 @@
 """Outcomes of calls over the wire, each with what became of it."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, ValidationError, WrapValidator
+from pydantic import BeforeValidator, Field
 
-from bursar.core.errors import BursarError
-from bursar.core.problems import from_validation
-from bursar.core.wire import WHOLE, Wire
+from bursar.core.batch import Misfit, or_misfit
+from bursar.core.wire import WHOLE, Batch, Wire
+from bursar.metering.event_schemas import MOST_EVENTS, bounded
 from bursar.metering.outcomes import CallOutcome
-from bursar.metering.schemas import Long, bounded
+from bursar.metering.schemas import Long
 
 
 class OutcomeIn(Wire):
@@ -32,35 +31,18 @@ class OutcomeIn(Wire):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NoOutcome:
-    """An item that is none: it is refused alone."""
-
-    usage_id: str | None
-    error: BursarError
-
-
-def or_why_not(value: Any, read: Any) -> OutcomeIn | NoOutcome:
-    try:
-        found: OutcomeIn = read(value)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_context=False, include_input=False)
-        usage_id = value.get("usage_id", value.get("usageId")) if isinstance(value, dict) else None
-        problem = from_validation({**each, "loc": ("body", *each["loc"])} for each in wrong)
-        return NoOutcome(usage_id[:36] if isinstance(usage_id, str) else None, problem)
-    return found
-
-
-class OutcomesIn(Wire):
+class OutcomesIn(Batch, Wire):
     """Up to 1,000 outcomes, each kept or refused by itself."""
 
+    most_items: ClassVar[int] = MOST_EVENTS
+
     outcomes: Annotated[
-        list[Annotated[OutcomeIn, WrapValidator(or_why_not)]],
+        list[Annotated[OutcomeIn, or_misfit("usage_id", "usageId")]],
         Field(min_length=1),
         BeforeValidator(bounded),
     ]
 
-    def items(self) -> list[OutcomeIn | NoOutcome]:
+    def items(self) -> list[OutcomeIn | Misfit]:
         return [*self.outcomes]
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from bursar.core.database import WORKER, Database
+from bursar.core.database import WORKER, Database, Within
 from bursar.core.errors import BursarError
 from bursar.core.wire import as_json
 
@@ -45,7 +45,9 @@ def said(told: str) -> Told:
     return told
 
 
-async def settle(database: Database, asked: Sequence[CallOutcome | BursarError]) -> list[Told]:
+async def settle(
+    database: Database | Within, asked: Sequence[CallOutcome | BursarError]
+) -> list[Told]:
     """Keeps each outcome once, and answers what became of each, in their order."""
     rows = [
         {

@@ -140,6 +140,7 @@ class Part:
     timed: int
     total_response_time_ms: int
     latencies: Sequence[int]
+    parts: int  # how many it is itself: of the rest more than one
 
 
 PARTS: dict[By, tuple[str, str]] = {  # what it is called in which table
@@ -153,28 +154,37 @@ PARTS: dict[By, tuple[str, str]] = {  # what it is called in which table
     ),
 }
 BREAKDOWN = """
-  select {part}, sum(requests)::bigint,
-    coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint, sum(units)::bigint,
-    sum(timed)::bigint, sum(total_response_time_ms)::bigint, sum_latencies(latencies)
-  from {table}
-  where user_id = :user_id and {since} >= :since and {since} < :until
-  group by 1 order by {order} limit :most
+  with parts as (
+    select {part} as part, sum(requests)::bigint as requests,
+      coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint as failed,
+      sum(units)::bigint as units, sum(timed)::bigint as timed,
+      sum(total_response_time_ms)::bigint as ms, sum_latencies(latencies) as latencies
+    from {table}
+    where user_id = :user_id and {since} >= :since and {since} < :until
+    group by 1
+  ), placed as (
+    select *, least(row_number() over (order by {order}), :most + 1) as place from parts
+  )
+  select min(part), sum(requests)::bigint, sum(failed)::bigint, sum(units)::bigint,
+    sum(timed)::bigint, sum(ms)::bigint, sum_latencies(latencies), count(*)
+  from placed group by place order by place
 """
 
 
 async def breakdown(
     db: AsyncSession, user_id: UUID, by: By, since: date, until: date
-) -> list[Part]:
-    """The largest parts first; days and hours in their order."""
+) -> tuple[list[Part], Part | None]:
+    """The largest parts first, and the rest of them together; days and hours in their order."""
     part, table = PARTS[by]
     column = "hour" if by == "hour" else "day"
-    order = "1" if by in ("day", "hour") else "2 desc, 1"
+    order = "part" if by in ("day", "hour") else "requests desc, part"
     sql = BREAKDOWN.format(part=part, table=table, since=column, order=order)  # our own words
     facts: dict[str, Any] = {"user_id": user_id, "most": MOST_PARTS}
     facts |= {"since": since, "until": until}
     if by == "hour":
         facts |= {"since": midnight(since), "until": midnight(until)}
-    return [Part(*row) for row in await db.execute(text(sql), facts)]
+    parts = [Part(*row) for row in await db.execute(text(sql), facts)]
+    return parts[:MOST_PARTS], parts[MOST_PARTS] if len(parts) > MOST_PARTS else None
 
 
 def midnight(day: date) -> datetime:

@@ -1,8 +1,6 @@
-"""Usage over the wire: what is reported, what is said of a key, and what it all adds up to."""
+"""Usage over the wire: a call, what is said of a key, and what it all adds up to."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
@@ -10,25 +8,21 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     PlainSerializer,
     StrictBool,
-    ValidationError,
-    WrapValidator,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
 from bursar.accounts.models import Tier
+from bursar.core import api_keys
 from bursar.core.addresses import canonical
-from bursar.core.errors import BursarError
 from bursar.core.paging import PageFields
-from bursar.core.problems import from_validation
-from bursar.core.wire import WHOLE, Line, Moment, StaffWire, Time, Wire
-from bursar.metering.events import SAID, Event
+from bursar.core.wire import WHOLE, Line, Moment, StaffWire, Wire, begins_with_date
+from bursar.metering.events import SAID
 
-MOST_EVENTS = 1000  # in one request
-
+LONGEST_ID = 300
 
 # Without control characters; checked by a pattern, because there are thousands in a request.
 PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*$"
@@ -42,11 +36,28 @@ def address(value: str) -> str:
         raise ValueError("This is no IP address.") from None
 
 
-Endpoint = Annotated[str, Field(min_length=1, max_length=300, pattern=PLAIN)]
-EventId = Annotated[str, Field(min_length=1, max_length=300, pattern=PLAIN)]
-Short = Annotated[str, Field(max_length=100, pattern=PLAIN)]
-Medium = Annotated[str, Field(max_length=500, pattern=PLAIN)]
-Long = Annotated[str, Field(max_length=1000, pattern=PLAIN)]
+@lru_cache(maxsize=4096)
+def day_or_time(value: str) -> str:
+    """As it was said: a report repeats it, and only its order is looked at."""
+    try:
+        datetime.fromisoformat(begins_with_date(value))
+    except ValueError:
+        raise ValueError("This is no date, as 2026-11-21 is, and no time of one.") from None
+    return value
+
+
+# What is said of a call may have a key in it, as error messages do: it counts all the same.
+HIDDEN = AfterValidator(api_keys.masked)
+Endpoint = Annotated[str, Field(min_length=1, max_length=300, pattern=PLAIN), HIDDEN]
+EventId = Annotated[
+    str,
+    Field(min_length=1, max_length=LONGEST_ID, pattern=PLAIN),
+    AfterValidator(api_keys.refuse),
+]
+Short = Annotated[str, Field(max_length=100, pattern=PLAIN), HIDDEN]
+Day = Annotated[str, Field(max_length=100, pattern=PLAIN), AfterValidator(day_or_time)]
+Medium = Annotated[str, Field(max_length=500, pattern=PLAIN), HIDDEN]
+Long = Annotated[str, Field(max_length=1000, pattern=PLAIN), HIDDEN]
 Address = Annotated[str, Field(max_length=45), AfterValidator(address)]
 
 
@@ -56,8 +67,8 @@ class Call(Wire):
     endpoint: Endpoint = Field(description="A route such as /v1/things/{id}, not each address.")
     location: Medium | None = None
     state: Short | None = None
-    date_from: Short | None = None
-    date_to: Short | None = None
+    date_from: Day | None = None
+    date_to: Day | None = None
     response_time_ms: Annotated[int, Field(strict=True, ge=0, le=86_400_000), WHOLE] | None = None
     status_code: Annotated[int, Field(strict=True, ge=100, le=599), WHOLE] | None = None
     error_message: Long | None = None
@@ -69,6 +80,14 @@ class Call(Wire):
     event_id: EventId | None = Field(
         None, description="The same id counts once, also weeks later, for each customer."
     )
+
+    @field_validator("date_to")
+    @classmethod
+    def ends_after_it_begins(cls, value: str | None, info: ValidationInfo) -> str | None:
+        since = info.data.get("date_from")
+        if value and since and value[:10] < since[:10]:
+            raise ValueError("This lies before date_from.")
+        return value
 
     def facts(self) -> dict[str, Any]:
         return {name: value for name in SAID if (value := getattr(self, name)) is not None}
@@ -84,7 +103,9 @@ class VerifyIn(Call):
     ip_address: Address | None = Field(
         None, description="Of the caller: some keys are good from certain addresses only."
     )
-    count: StrictBool = Field(True, description="false: look at key and rate, count nothing.")
+    count: StrictBool = Field(
+        True, description="false: only look; nothing is counted, and no rate is used up."
+    )
 
 
 class RateOut(Wire):
@@ -98,7 +119,7 @@ class RateOut(Wire):
 
 
 class QuotaState(Wire):
-    """What is left of the month."""
+    """What is left of the month: to the customer, or to the key where that is less."""
 
     limit: int | None = Field(description="null: without end.")
     used: int
@@ -126,115 +147,6 @@ class VerifyOut(Wire):
     quota: QuotaState | None
     rate: RateOut | None
     retry_after_seconds: int | None
-
-
-class EventIn(Call):
-    """One call, as it is reported after it."""
-
-    timestamp: Time | None = Field(None, description="When it was; now, if that is left out.")
-    api_key_id: UUID | None = None
-    user_id: UUID | None = Field(None, description="By services: whose call it was.")
-
-    def event(self) -> Event:
-        facts = self.facts()
-        if self.timestamp:
-            facts["timestamp"] = self.timestamp
-        return Event(facts, self.event_id, self.user_id, self.api_key_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """An item that is none: it is refused alone."""
-
-    event_id: str | None
-    error: BursarError
-
-
-def or_why_not(value: Any, read: Callable[[Any], EventIn]) -> EventIn | Misfit:
-    try:
-        return read(value)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        event_id = value.get("event_id", value.get("eventId")) if isinstance(value, dict) else None
-        problem = from_validation({**each, "loc": ("body", *each["loc"])} for each in found)
-        return Misfit(event_id[:300] if isinstance(event_id, str) else None, problem)
-
-
-class TooManyEvents(BursarError, status=413, code="usage.too_many_events"):
-    """A request has at most 1,000 events; send the rest in another."""
-
-
-def bounded(value: Any) -> Any:
-    if isinstance(value, list) and len(value) > MOST_EVENTS:
-        raise TooManyEvents(
-            f"{len(value)} items were sent; a request has at most {MOST_EVENTS}.",
-            limit=MOST_EVENTS,
-        )
-    return value
-
-
-class EventsIn(Wire):
-    """Calls that are counted or refused each by itself; also as CloudEvents, one or a batch."""
-
-    events: Annotated[
-        list[Annotated[EventIn, WrapValidator(or_why_not)]],
-        Field(min_length=1),
-        BeforeValidator(bounded),
-    ]
-
-    @model_validator(mode="before")
-    @classmethod
-    def of_cloud_events(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "specversion" in value:
-            value = [value]
-        if isinstance(value, list):
-            return {"events": [of_cloud_event(each) for each in bounded(value)]}
-        return value
-
-    def items(self) -> list[EventIn | Misfit]:
-        return [*self.events]
-
-
-def of_cloud_event(value: Any) -> Any:
-    """Its source and id are the id, its time the timestamp, its data the rest."""
-    data = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(data, dict) or not all(
-        isinstance(value.get(name), str) and value[name] for name in ("source", "id")
-    ):
-        return {}  # refused for what it lacks
-    about = {"event_id": f"{value['source']} {value['id']}"}
-    if value.get("time") is not None:
-        about["timestamp"] = value["time"]
-    if value.get("subject") is not None:
-        about["user_id"] = value["subject"]
-    return {**data, **about}
-
-
-class EventOutcome(Wire):
-    """What became of one event."""
-
-    event_id: str | None
-    status: Literal["counted", "duplicate", "refused"]
-    status_code: int = Field(description="What it would have been answered alone.")
-    code: str | None = None
-    detail: str | None = None
-    errors: list[dict[str, Any]] | None = None
-
-
-class EventsOut(Wire):
-    """An outcome for each event, in their order."""
-
-    counted: int
-    duplicates: int
-    refused: int
-    outcomes: list[EventOutcome]
-
-
-class Counted(Wire):
-    """What became of the event."""
-
-    event_id: str | None
-    status: Literal["counted", "duplicate"]
 
 
 Shown = Annotated[IPv4Address | IPv6Address, PlainSerializer(str, return_type=str)]
@@ -283,7 +195,9 @@ class MonthOut(Wire):
 
     month: str = Field(examples=["2026-11"])
     total_requests: int
-    successful_requests: int
+    successful_requests: int = Field(
+        description="With a status below 400; calls without one are in total_requests alone."
+    )
     failed_requests: int
     total_response_time_ms: int
     units: int
@@ -333,28 +247,40 @@ class PartOut(Wire):
     failed_requests: int
     units: int
     average_ms: float | None
-    p50_ms: float | None
+    p50_ms: float | None = Field(description="30000 means 30 s or more, as in all of these.")
     p95_ms: float | None
     p99_ms: float | None
 
 
+class RestOut(PartOut):
+    """All that is not among the 1,000 largest parts, together."""
+
+    parts: int = Field(description="How many these are.")
+
+
 class Breakdown(Wire):
-    """Usage by one thing, in a span of days (UTC)."""
+    """Usage by one thing, in a span of days (UTC): with the rest, if there is one, all of it."""
 
     by: Literal["endpoint", "key", "status", "day", "hour"]
     from_: date = Field(serialization_alias="from", validation_alias="from_")
     to: date = Field(description="The first day that is not in it.")
-    parts: list[PartOut]
+    parts: list[PartOut] = Field(description="The 1,000 largest; days and hours in their order.")
+    rest: RestOut | None
 
 
 class PartForStaff(PartOut, StaffWire):
     """Calls that have one thing in common, for staff."""
 
 
+class RestForStaff(RestOut, StaffWire):
+    """All that is not among the 1,000 largest parts, together, for staff."""
+
+
 class BreakdownForStaff(Breakdown, StaffWire):
     """The same for staff."""
 
     parts: list[PartForStaff]  # type: ignore[assignment]
+    rest: RestForStaff | None
 
 
 class GrantIn(StaffWire):

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
 from bursar.audit import service as audit
+from bursar.core.errors import InvalidInput
 from bursar.metering.models import UsageGrant
 
 FORGET = text("select forget_usage(:user_id)")
@@ -18,7 +19,10 @@ async def grant(
 ) -> UsageGrant:
     """More than the tier has, in one month; at once, in every process."""
     await accounts.user(db, user_id)
-    month = month or f"{datetime.now(UTC):%Y-%m}"
+    this_month = f"{datetime.now(UTC):%Y-%m}"
+    month = month or this_month
+    if month < this_month:
+        raise InvalidInput.at("/month", "This month is over; nothing can be used in it any more.")
     given = {"month": month, "units": units, "reason": reason}
     making = insert(UsageGrant).values(given | {"user_id": user_id}).returning(UsageGrant)
     row = (await db.scalars(making)).one()

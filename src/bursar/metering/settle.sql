@@ -136,12 +136,13 @@ begin
       latencies = add_latencies(here.latencies, excluded.latencies)
   )
   update monthly_usage as here set
-    successful_requests = here.successful_requests - failed,
+    successful_requests = here.successful_requests + successful,
     failed_requests = here.failed_requests + failed,
     total_response_time_ms = here.total_response_time_ms + ms,
     last_updated = clock_timestamp()
   from (
     select user_id, to_char(day, 'YYYY-MM')::char(7) as month,
+      coalesce(sum(requests) filter (where status_code < 400), 0)::bigint as successful,
       coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint as failed,
       sum(total_response_time_ms)::bigint as ms
     from sums where of_day group by 1, 2

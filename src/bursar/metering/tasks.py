@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import ColumnElement, delete, exists, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from bursar.accounts import letters
 from bursar.accounts.models import User
@@ -33,16 +34,18 @@ async def turn_months(db: AsyncSession, _: dict[str, Any]) -> None:
     await db.execute(AHEAD)
     months = await system.value(db, USAGE_RETENTION_MONTHS)
     oldest = oldest_kept(datetime.now(UTC), months)
-    await db.execute(DROP, {"oldest": f"{oldest:%Y-%m}"})
     await db.execute(delete(UsageEventId).where(UsageEventId.seen_on < oldest.date()))
     await db.execute(delete(UsageHour).where(UsageHour.hour < oldest))
+    await db.execute(DROP, {"oldest": f"{oldest:%Y-%m}"})  # last: it keeps all others out
 
 
 @jobs.cron("* * * * *", "metering.mail_warnings")
 async def mail_warnings(db: AsyncSession, _: dict[str, Any]) -> None:
-    """Tells customers that the month's quota is nearly or wholly used up, once each."""
+    """Tells customers that a month's quota is nearly or wholly used up, once each; of what was
+    noticed since the last turn only the last, which says how it stands."""
     waiting = select(QuotaWarning, User).join(User, User.id == QuotaWarning.user_id)
-    waiting = waiting.where(QuotaWarning.mailed_at.is_(None)).order_by(QuotaWarning.noticed_at)
+    waiting = waiting.where(QuotaWarning.mailed_at.is_(None), ~outdone())
+    waiting = waiting.order_by(QuotaWarning.noticed_at)
     for row, user in (await db.execute(waiting.limit(MOST_MAILS))).all():
         if user.is_reachable and is_address(user.email):
             await letters.send(
@@ -55,7 +58,25 @@ async def mail_warnings(db: AsyncSession, _: dict[str, Any]) -> None:
                 quota=row.quota,
                 is_hard=row.is_hard,
             )
-        row.mailed_at = func.now()
+        until_then = (
+            QuotaWarning.user_id == row.user_id,
+            QuotaWarning.month == row.month,
+            QuotaWarning.mailed_at.is_(None),
+            QuotaWarning.noticed_at <= row.noticed_at,
+        )
+        await db.execute(update(QuotaWarning).where(*until_then).values(mailed_at=func.now()))
+
+
+def outdone() -> ColumnElement[bool]:
+    """Another warning waits for the same customer and month, of a higher step or another quota."""
+    later = aliased(QuotaWarning)
+    return exists().where(
+        later.user_id == QuotaWarning.user_id,
+        later.month == QuotaWarning.month,
+        later.mailed_at.is_(None),
+        tuple_(later.noticed_at, later.percent)
+        > tuple_(QuotaWarning.noticed_at, QuotaWarning.percent),
+    )
 
 
 @events.on("users.erased", subscriber="metering.erasure", timeout_seconds=300)

@@ -23,8 +23,11 @@ declare
   ask record;
   owner uuid;
   key uuid;
+  line uuid;  -- of keys that were rotated: their limits are one
   limits bigint[] := array[null, null, null, null];
-  full_at double precision[] := array[0, 0, 0, 0];
+  -- Seconds from now until each bucket is full again: small numbers, which many calls add up exactly.
+  full_in double precision[] := array[0, 0, 0, 0];
+  wait double precision;
   is_limited boolean;
   quota bigint;
   hard boolean;
@@ -36,7 +39,9 @@ declare
   tightest integer;
   retry double precision;
   seen bytea;
+  seen_line uuid;
   known boolean;
+  asked_before boolean;
   call_id uuid;
   put meters[] := '{}';
   counted usage[] := '{}';
@@ -44,7 +49,7 @@ declare
   answers json[] := '{}';
 begin
   perform lock_meters(array(
-    select coalesce(api_keys.user_id, api_keys.id)
+    select coalesce(api_keys.user_id, line_id)
     from json_to_recordset(asked) as request (hash text)
     join api_keys on key_hash = decode(hash, 'hex')));
   moment := coalesce(at, clock_timestamp());
@@ -54,42 +59,46 @@ begin
   perform make_usage_partition(this_month);
 
   for ask in
-    select request.*, api_keys.id as key_id, api_keys.user_id, api_keys.status as key_status, scopes,
-      allowed_addresses, least(expires_at, grace_until) as ends_at, per_second, per_minute, per_month,
+    select request.*, api_keys.id as key_id, api_keys.line_id, api_keys.user_id,
+      api_keys.status as key_status, scopes, allowed_addresses,
+      least(expires_at, grace_until) as ends_at, per_second, per_minute, per_month,
       coalesce(last_used_at < moment - interval '1 minute', true) as has_rested,
       users.status as owner_status, users.tier, usage_stops.user_id is not null as is_stopped,
       coalesce(month_before.units, 0) as used, coalesce(key_month.units, 0) as key_used,
       array[coalesce(of_key.second_full_at, 0), coalesce(of_key.minute_full_at, 0),
         coalesce(of_owner.second_full_at, 0), coalesce(of_owner.minute_full_at, 0)] as full_at
     from json_to_recordset(asked) as request (
-      n integer, hash text, counts boolean, scope text, address inet, units bigint, event text,
+      n integer, hash text, counts boolean, paces boolean, scope text, address inet, units bigint, event text,
       content text, event_id text, endpoint text, location text, state text, date_from text,
       date_to text, response_time_ms integer, status_code smallint, error_message text,
-      ip_address inet, user_agent text)
+      ip_address inet, user_agent text, subject text, given_key text, marks text[], body text)
     left join api_keys on key_hash = decode(request.hash, 'hex')
     left join users on users.id = api_keys.user_id
     left join usage_stops on usage_stops.user_id = api_keys.user_id
-    left join meters as of_key on of_key.id = api_keys.id
+    left join meters as of_key on of_key.id = api_keys.line_id
     left join meters as of_owner on of_owner.id = api_keys.user_id
     left join monthly_usage as month_before
       on month_before.user_id = api_keys.user_id and month_before.month = this_month
     left join api_key_months as key_month
-      on key_month.api_key_id = api_keys.id and key_month.month = this_month
-    order by api_keys.user_id, api_keys.id, n
+      on key_month.line_id = api_keys.line_id and key_month.month = this_month
+    order by api_keys.user_id, api_keys.line_id, n
   loop
-    if ask.key_id is distinct from key then
-      if limits[1] is not null or limits[2] is not null then
-        put := put || row(key, full_at[1], full_at[2])::meters;
+    if ask.line_id is distinct from line then
+      if full_in[1] > 0 or full_in[2] > 0 then
+        put := put || row(line, seconds + full_in[1], seconds + full_in[2])::meters;
       end if;
+      line := ask.line_id;
+      full_in[1:2] := array[ask.full_at[1] - seconds, ask.full_at[2] - seconds];
+      key_used := ask.key_used;
+    end if;
+    if ask.key_id is distinct from key then
       key := ask.key_id;
       limits[1] := ask.per_second;
       limits[2] := ask.per_minute;
-      full_at[1:2] := ask.full_at[1:2];
-      key_used := ask.key_used;
     end if;
     if ask.user_id is distinct from owner then
       if limits[3] is not null or limits[4] is not null then
-        put := put || row(owner, full_at[3], full_at[4])::meters;
+        put := put || row(owner, seconds + full_in[3], seconds + full_in[4])::meters;
       end if;
       if quota > 0 and used >= (quota * 80 + 99) / 100 then
         perform notice_quota(owner, this_month, used, quota, hard);
@@ -97,7 +106,7 @@ begin
       owner := ask.user_id;
       limits[3] := nullif((terms ->> ('rate_per_second_' || ask.tier))::bigint, 0);
       limits[4] := nullif((terms ->> ('rate_per_minute_' || ask.tier))::bigint, 0);
-      full_at[3:4] := ask.full_at[3:4];
+      full_in[3:4] := array[ask.full_at[3] - seconds, ask.full_at[4] - seconds];
       quota := coalesce((terms ->> ('quota_' || ask.tier))::bigint, 0);
       if quota > 0 then
         quota := quota + coalesce(
@@ -123,11 +132,20 @@ begin
       when ask.is_stopped then 'PAYMENT_REQUIRED'
       else 'VALID'
     end;
-    if code = 'VALID' and ask.event is not null and owner is not null then
-      select content, usage_id into seen, call_id from usage_event_ids
+    if code = 'VALID' and ask.given_key is not null then
+      select fingerprint, (headers ->> 'usage_id')::uuid into seen, call_id from idempotency_keys as kept
+      where kept.subject = ask.subject and kept.key = ask.given_key;
+      known := found;
+      if known and encode(seen, 'hex') <> all (ask.marks) then
+        code := 'KEY_REUSED';
+      end if;
+    end if;
+    asked_before := known;
+    if code = 'VALID' and not known and ask.event is not null and owner is not null then
+      select content, usage_id, line_id into seen, call_id, seen_line from usage_event_ids
       where user_id = owner and event = decode(ask.event, 'hex');
       known := found;
-      if known and seen <> decode(ask.content, 'hex') then
+      if known and (seen <> decode(ask.content, 'hex') or seen_line <> line) then
         code := 'EVENT_CONFLICT';
         call_id := null;
       end if;
@@ -135,11 +153,13 @@ begin
     if code = 'VALID' and not known then
       if is_limited then
         for i in 1..4 loop
-          retry := greatest(retry,
-            greatest(full_at[i], seconds) + periods[i] / limits[i] - periods[i] - seconds);
+          wait := greatest(full_in[i], 0) + periods[i] / limits[i] - periods[i];
+          if wait > periods[i] / limits[i] / 100 then  -- what is kept is rounded: by far less than that
+            retry := greatest(retry, wait);
+          end if;
         end loop;
       end if;
-      if retry > 1e-6 then
+      if retry > 0 then
         code := 'RATE_LIMITED';
       elsif ask.counts
         and (hard and quota > 0 and used + ask.units > quota or key_used + ask.units > ask.per_month)
@@ -149,10 +169,10 @@ begin
           date_trunc('month', moment, 'UTC') + interval '1 month' - moment);
       else
         retry := 0;
-        if is_limited then
+        if is_limited and coalesce(ask.paces, true) then
           for i in 1..4 loop
             if limits[i] is not null then
-              full_at[i] := greatest(full_at[i], seconds) + periods[i] / limits[i];
+              full_in[i] := greatest(full_in[i], 0) + periods[i] / limits[i];
             end if;
           end loop;
         end if;
@@ -164,11 +184,17 @@ begin
             ask.state, ask.date_from, ask.date_to, ask.response_time_ms, ask.status_code,
             ask.error_message, ask.ip_address, ask.user_agent, ask.units, moment, moment)::usage;
           if ask.event is not null then
-            insert into usage_event_ids (user_id, event, content, usage_id)
-            values (owner, decode(ask.event, 'hex'), decode(ask.content, 'hex'), call_id);
+            insert into usage_event_ids (user_id, event, content, seen_on, usage_id, line_id)
+            values (owner, decode(ask.event, 'hex'), decode(ask.content, 'hex'),
+              (moment at time zone 'UTC')::date, call_id, line);
           end if;
         end if;
       end if;
+    end if;
+    if code = 'VALID' and ask.counts and ask.given_key is not null and not asked_before then
+      insert into idempotency_keys (subject, key, fingerprint, status, headers, body)
+      values (ask.subject, ask.given_key, decode(ask.marks[1], 'hex'), 200,
+        jsonb_build_object('usage_id', call_id), decode(ask.body, 'hex'));
     end if;
     if code = 'VALID' and ask.has_rested then
       rested := rested || key;
@@ -180,7 +206,7 @@ begin
       for i in 1..4 loop
         if limits[i] is not null then
           left_over := greatest(0, floor(
-            (seconds + periods[i] - greatest(full_at[i], seconds)) * limits[i] / periods[i] + 1e-6));
+            (periods[i] - greatest(full_in[i], 0)) * limits[i] / periods[i] + 0.01));
           if least_left is null or left_over < least_left then
             least_left := left_over;
             tightest := i;
@@ -190,19 +216,20 @@ begin
     end if;
     answers[ask.n + 1] := json_build_object(
       'code', code, 'key_id', key, 'user_id', owner, 'tier', ask.tier, 'scopes', ask.scopes,
-      'replayed', known and code = 'VALID', 'usage_id', call_id, 'used', used, 'quota', quota,
-      'key_left', ask.per_month - key_used,
+      'replayed', known and code = 'VALID', 'asked_before', asked_before and code = 'VALID',
+      'usage_id', call_id, 'used', used, 'quota', quota,
+      'key_quota', ask.per_month, 'key_left', ask.per_month - key_used,
       'rate', case when tightest is not null then json_build_object(
         'policy', names[tightest], 'limit', limits[tightest],
         'window_seconds', periods[tightest]::integer, 'remaining', least_left,
-        'reset_seconds', ceil(greatest(0, full_at[tightest] - seconds))::integer) end,
-      'retry_after_seconds', case when retry > 1e-6 then ceil(retry)::integer end);
+        'reset_seconds', ceil(greatest(0, full_in[tightest] - 1e-6))::integer) end,
+      'retry_after_seconds', case when retry > 0 then ceil(retry)::integer end);
   end loop;
-  if limits[1] is not null or limits[2] is not null then
-    put := put || row(key, full_at[1], full_at[2])::meters;
+  if full_in[1] > 0 or full_in[2] > 0 then
+    put := put || row(line, seconds + full_in[1], seconds + full_in[2])::meters;
   end if;
   if limits[3] is not null or limits[4] is not null then
-    put := put || row(owner, full_at[3], full_at[4])::meters;
+    put := put || row(owner, seconds + full_in[3], seconds + full_in[4])::meters;
   end if;
   if quota > 0 and used >= (quota * 80 + 99) / 100 then
     perform notice_quota(owner, this_month, used, quota, hard);

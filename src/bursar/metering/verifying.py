@@ -8,17 +8,20 @@ from fastapi import APIRouter, Request, Response
 from bursar.auth.actor import Actor
 from bursar.auth.guard import service
 from bursar.auth.scopes import KeyScope
+from bursar.core.batch import Misfit
+from bursar.core.database import Database, Within
 from bursar.core.errors import BursarError
 from bursar.core.hot import hot
-from bursar.core.idempotency import BadKey, given_key, own_key
+from bursar.core.idempotency import REPLAYED, BadKey, KeyInFlight, KeyReused, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
 from bursar.keys import secret
-from bursar.metering import outcomes
+from bursar.metering import keyed, outcomes
 from bursar.metering.desk import DeskFull, Question, Verdict
-from bursar.metering.outcome_schemas import NoOutcome, OutcomesIn, OutcomesTold
-from bursar.metering.schemas import TooManyEvents, VerifyIn, VerifyOut
+from bursar.metering.event_schemas import TooManyEvents
+from bursar.metering.outcome_schemas import OutcomesIn, OutcomesTold
+from bursar.metering.schemas import VerifyIn, VerifyOut
 
 router = APIRouter(tags=["keys"], route_class=Route)
 
@@ -33,7 +36,7 @@ NONE_OF_OURS: dict[str, Any] = {
 @router.post(
     "/keys/verify",
     response_model=VerifyOut,
-    responses=documented(DeskFull, BadKey),
+    responses=documented(DeskFull, BadKey, KeyReused),
     openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
@@ -41,8 +44,8 @@ NONE_OF_OURS: dict[str, Any] = {
 async def verify_key(
     request: Request, actor: Annotated[Actor, SERVICE], body: VerifyIn
 ) -> Response:
-    """Is this key good for this call, and how much is left; a call that may go on is counted. An
-    Idempotency-Key stands for the event_id."""
+    """Is this key good for this call, and how much is left; a call that may go on is counted, and
+    with an Idempotency-Key once for it."""
     if not secret.is_sound(body.key):
         return answer(NONE_OF_OURS)
     question = Question(
@@ -50,10 +53,15 @@ async def verify_key(
         body.facts(),
         scope=body.scope,
         address=body.ip_address,
-        event_id=body.event_id or given_key(request),
+        event_id=body.event_id,
         counts=body.count,
+        paces=body.count,
+        keyed=await keyed.question(request, actor),
     )
-    return answer(told(await request.app.state.desk.ask(question)))
+    verdict = await request.app.state.desk.ask(question)
+    if verdict["code"] == "KEY_REUSED":
+        raise KeyReused.now()
+    return answer(told(verdict), headers=REPLAYED if verdict["asked_before"] else None)
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
@@ -73,16 +81,19 @@ def told(verdict: Verdict) -> dict[str, Any]:
 def quota(verdict: Verdict) -> dict[str, Any]:
     """What is left to the customer, or to this key where that is less."""
     limit, used, key_left = verdict["quota"], verdict["used"], verdict["key_left"]
-    left = [max(0, limit - used)] if limit else []
-    left += [max(0, key_left)] if key_left is not None else []
-    return {"limit": limit or None, "used": used, "remaining": min(left, default=None)}
+    left = max(0, limit - used) if limit else None
+    if key_left is not None and (left is None or key_left < left):
+        limit, left = verdict["key_quota"], max(0, key_left)
+        used = limit - key_left
+    return {"limit": limit or None, "used": used, "remaining": left}
 
 
 @router.post(
     "/usage/outcomes",
     tags=["usage"],
     response_model=OutcomesTold,
-    responses=documented(TooManyEvents),
+    responses=documented(TooManyEvents, BadKey, KeyReused, KeyInFlight),
+    openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
 @hot
@@ -92,18 +103,21 @@ async def tell_outcomes(
     """How calls ended that keys/verify has counted, up to 1,000: status, response time and error
     are filled in once, and nothing is counted again. Sent once more, each is a duplicate."""
     items = body.items()
-    asked = [item.error if isinstance(item, NoOutcome) else item.outcome() for item in items]
-    told = await outcomes.settle(request.app.state.database, asked)
-    return answer(
-        {
-            "recorded": told.count("recorded"),
-            "duplicates": told.count("duplicate"),
-            "refused": sum(isinstance(each, BursarError) for each in told),
-            "outcomes": [
-                told_of(item.usage_id, each) for item, each in zip(items, told, strict=True)
-            ],
-        }
-    )
+    asked = [item.error if isinstance(item, Misfit) else item.outcome() for item in items]
+    named = [item.name if isinstance(item, Misfit) else item.usage_id for item in items]
+
+    async def settle(database: Database | Within) -> Response:
+        ends = await outcomes.settle(database, asked)
+        return answer(
+            {
+                "recorded": ends.count("recorded"),
+                "duplicates": ends.count("duplicate"),
+                "refused": sum(isinstance(each, BursarError) for each in ends),
+                "outcomes": [told_of(*each) for each in zip(named, ends, strict=True)],
+            }
+        )
+
+    return await keyed.once(request, actor, settle)
 
 
 def told_of(usage_id: UUID | str | None, told: outcomes.Told) -> dict[str, Any]:

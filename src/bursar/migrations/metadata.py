@@ -49,6 +49,7 @@ SQL_ONLY = frozenset(  # no model describes them: only SQL reads and writes them
         "one_time_tokens",
         "provider_times",
         "series_numbers",
+        "usage_kept",
     )
 )
 

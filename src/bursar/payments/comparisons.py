@@ -211,7 +211,10 @@ with ours as (
 select 'payment_without_ledger', provider, subject, payment_id, amount, currency, null::numeric,
   null::varchar, happened_at
 from all_of
-where not exists (select from operations where scope = 'payments' and key = any (keys))
+where not exists (
+  select from operations where operation_mark(scope, key) = any (array(
+    select operation_mark('payments', key) from unnest(keys) as key))
+)
 """
 
 # One row of each difference, however often it is found. One that staff have closed stays closed as

@@ -189,7 +189,7 @@ async def grant(db: AsyncSession, user_id: UUID, points: int, *, reason: str, ke
     """Gives points to a customer; below zero it takes them, never more than there are. Once for
     each key of the person who does it."""
     origin: Origin = db.info["origin"]
-    scope = f"rewards.grants {origin.actor.name}"
+    scope = f"rewards.grants {origin.actor.remembered_as}"
     await refuse_too_much(db, scope, key, abs(points))
     customer = ledger.user(user_id)
     sides = ("rewards", customer) if points > 0 else (customer, "rewards")
@@ -208,7 +208,7 @@ select coalesce(sum((outcome -> 'legs' -> 0 ->> 'amount')::numeric) filter (wher
     >= date_trunc('day', clock_timestamp() at time zone 'UTC') at time zone 'UTC'), 0)::bigint
     as points,
   coalesce(bool_or(key = :key), false) as done
-from operations where scope = :scope
+from operations where scope = :scope and starts_with(scope, 'rewards.grants ')
 """)
 
 
@@ -253,7 +253,7 @@ async def redeem(
 ) -> Redemption:
     """Points for balance, at the rate of now; a key that was used for it before gets that answer,
     also when points are worth something else by now or cannot be redeemed any more."""
-    scope = origin.actor.name
+    scope = origin.actor.remembered_as
     if before := await redeemed_before(database, scope, key, points):
         return before
     async with database.transaction(origin.actor.claim) as db:
@@ -274,8 +274,6 @@ async def redeem(
     request = ledger.Request(scope, key, legs, origin, "rewards.redeemed")
     try:
         return redemption(await till.post(request))
-    except ledger.UnknownAccount:
-        raise none_there(points) from None
     except KeyReused:
         if before := await redeemed_before(database, scope, key, points):
             return before  # the first request was under way, and the rate has changed in between
@@ -286,7 +284,7 @@ BEFORE = """
   select outcome, coalesce(transfers.kind = 'redeem' and transfers.amount = $4, false) as same
   from operations left join transfers
     on transfers.id = (outcome -> 'legs' -> 0 ->> 'transfer_id')::uuid
-  where scope = $2 and key = $3
+  where operation_mark(scope, key) = operation_mark($2, $3)
 """
 
 
@@ -314,18 +312,6 @@ def redemption(outcome: ledger.Outcome) -> Redemption:
     )
 
 
-def none_there(points: int) -> BursarError:
-    """Whoever never had a point has no account for them yet."""
-    return ledger.refusal(
-        {
-            "error": ledger.InsufficientFunds.code,
-            "asset": ledger.POINTS,
-            "available": 0,
-            "needed": points,
-        }
-    )
-
-
 class PointsMoved(BursarError, status=409, code="rewards.points_moved"):
     """Points were moved while they were to expire; nothing has happened, it is tried again."""
 
@@ -344,7 +330,9 @@ from accounts as points cross join lateral (
 where asset = 'POINTS' and purpose = 'wallet' and status = 'open' and posted > held
   and points.id > :after
   and not exists (
-    select from operations where scope = :scope and key = points.id || ':' || cast(:day as text)
+    select from operations
+    where operation_mark(scope, key)
+      = operation_mark(:scope, points.id || ':' || cast(:day as text))
   )
 order by points.id limit :most
 """)

@@ -7,12 +7,14 @@ A domain declares its settings where it uses them:
 and reads one with `await system.value(db, CACHE_TTL_SECONDS)`.
 """
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from bursar.core.errors import BursarError
 
@@ -28,11 +30,13 @@ class Setting(Generic[T]):
     default: T
     description: str
     limits: dict[str, Any] = field(default_factory=dict)
+    check: Callable[[T], T] | None = None
+    """What no limit can say; it raises a ValueError that goes on from the setting's name."""
 
     @cached_property
     def adapter(self) -> TypeAdapter[T]:
         kind: Any = Annotated[self.kind, Field(strict=True, **self.limits)]
-        return TypeAdapter(kind)
+        return TypeAdapter(Annotated[kind, AfterValidator(self.check)] if self.check else kind)
 
     @cached_property
     def schema(self) -> dict[str, Any]:
@@ -56,23 +60,34 @@ class Setting(Generic[T]):
             ) from None
 
 
+FRAME = re.compile(r"^(Input|Value error,) ")
+
+
 class BadValue(BursarError, status=422, code="system.bad_value"):
     """The value has the wrong type or lies outside the limits of its setting."""
 
     @classmethod
     def of(cls, key: str, message: str, pointer: str) -> "BadValue":
-        detail = f"{key} {message.removeprefix('Input ').rstrip('.')}."
+        detail = f"{key} {FRAME.sub('', message).rstrip('.')}."
         return cls(detail, errors=[{"pointer": pointer, "detail": detail, "code": "bad_value"}])
 
 
 CATALOGUE: dict[str, Setting[Any]] = {}
 
 
-def setting(key: str, kind: type[T], default: T, description: str, **limits: Any) -> Setting[T]:
+def setting(
+    key: str,
+    kind: type[T],
+    default: T,
+    description: str,
+    *,
+    check: Callable[[T], T] | None = None,
+    **limits: Any,
+) -> Setting[T]:
     """Declares a setting; two with one key are a mistake in the code."""
     if key in CATALOGUE:
         raise TypeError(f"the setting {key} is declared twice")
-    declared = Setting(key, kind, default, description, limits)
+    declared = Setting(key, kind, default, description, limits, check)
     declared.parse(default)
     CATALOGUE[key] = declared
     return declared

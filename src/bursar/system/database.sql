@@ -6,7 +6,9 @@ create policy staff on settings to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
   with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 grant select on settings to worker_user, auth_user, app_user;
-create policy read on settings for select to worker_user, auth_user, app_user using (true);
+create policy read on settings for select to worker_user, auth_user using (true);
+create policy customers on settings for select to app_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 
 call lock_down('setting_changes');
 grant select on setting_changes to staff_user;

@@ -114,7 +114,7 @@ async def list_holds(db: Db, user_id: UUID, ask: Annotated[HoldsQuery, Query()])
 @router.put(
     "/users/{user_id}/wallet/status",
     dependencies=[ADJUST],
-    responses=documented(ledger.UnknownAccount, NotEmpty),
+    responses=documented(ledger.UnknownAccount, ledger.UnknownAsset, NotEmpty),
 )
 async def change_wallet_status(db: Db, user_id: UUID, body: WalletStatusIn) -> WalletOut:
     """Freezes a wallet, opens it again, or closes it when it is empty."""
@@ -127,7 +127,13 @@ async def change_wallet_status(db: Db, user_id: UUID, body: WalletStatusIn) -> W
 @router.put(
     "/users/{user_id}/wallet/overdraft",
     dependencies=[ADJUST],
-    responses=documented(ledger.UnknownAccount, OverdraftInUse, OverdraftTooLarge, *BAD_AMOUNTS),
+    responses=documented(
+        ledger.UnknownAccount,
+        ledger.UnknownAsset,
+        OverdraftInUse,
+        OverdraftTooLarge,
+        *BAD_AMOUNTS,
+    ),
 )
 async def change_wallet_overdraft(db: Db, user_id: UUID, body: OverdraftIn) -> WalletOut:
     """How far below zero a wallet may go; not less than it has gone already."""
@@ -152,7 +158,7 @@ class StatementQuery(PageQuery):
 @router.get(
     "/users/{user_id}/statement",
     dependencies=[READ],
-    responses=documented(ledger.UnknownAccount, InvalidInput),
+    responses=documented(ledger.UnknownAccount, ledger.UnknownAsset, InvalidInput),
 )
 async def read_statement(
     db: Db, user_id: UUID, ask: Annotated[StatementQuery, Query()]
@@ -217,7 +223,7 @@ async def adjust(
         body.amount,
         body.currency,
         body.reason,
-        scope=actor.name,
+        scope=actor.remembered_as,
         key=operation_key(request),
     )
     status = 202 if row.state == "proposed" else 201

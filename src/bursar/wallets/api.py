@@ -233,10 +233,11 @@ async def read_spending(
 ) -> SpendingOut:
     """What was spent, by category and by day in UTC, less what came back."""
     first, last = ask.span()
+    scale = await queries.scale_of_currency(db, ask.currency)
     wallet = await queries.wallet(db, whose, ask.currency)
-    spent, scale = spending.Spending(), 0
+    spent = spending.Spending()
     if wallet:
-        spent, scale = await spending.spending(db, wallet.row.id, first, last), wallet.scale
+        spent = await spending.spending(db, wallet.row.id, first, last)
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     by_category = {
         name or spending.UNSORTED: money.decimal(amount, scale)
@@ -268,7 +269,12 @@ async def put_in(request: Request, db: AsyncSession, actor: Actor, body: Funding
     scale = await queries.scale_of_currency(db, body.currency)
     amount = money.minor(body.amount, scale)
     outcome = await wallets.fund(
-        db, body.user_id, amount, body.currency, scope=actor.name, key=operation_key(request)
+        db,
+        body.user_id,
+        amount,
+        body.currency,
+        scope=actor.remembered_as,
+        key=operation_key(request),
     )
     if not outcome.replayed:
         await queries.demand_account(db, body.user_id)
@@ -309,7 +315,9 @@ async def send_money(
         if not terms.recipient_active:
             raise UnknownAccount("There is no such customer to send money to.")
         leg = sending(actor, body, amount, limits.per_day)
-        asked = ledger.Request(actor.name, key, (leg,), request.state.origin, "wallets.sent")
+        asked = ledger.Request(
+            actor.remembered_as, key, (leg,), request.state.origin, "wallets.sent"
+        )
         try:
             outcome = await request.app.state.till.post(asked)
         except KeyReused:  # the first request was under way, and the limits have changed meanwhile
@@ -328,7 +336,7 @@ async def sent_before(
     gone: it would be a lie that nothing was sent."""
     if "idempotency-key" not in request.headers:
         return None
-    done = await queries.done(request.app.state.database, actor.name, key)
+    done = await queries.done(request.app.state.database, actor.remembered_as, key)
     if done is None:
         return None
     was = (done.kind, done.recipient, done.asset, done.amount, (done.metadata or {}).get("note"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
@@ -13,6 +13,7 @@ from bursar.wallets.ledger import SENTENCES, UnknownAsset
 from bursar.wallets.models import Asset
 
 SCALES: WeakKeyDictionary[Database, dict[str, int]] = WeakKeyDictionary()
+ADD = text("select add_asset(:code, :scale, :kind, :address, :request_id)")
 ASSETS = "select code, scale from assets where code = any($2)"
 
 
@@ -29,11 +30,9 @@ class AssetExists(BursarError, status=409, code="wallet.asset_exists"):
 
 async def add(db: AsyncSession, code: str, scale: int, kind: str) -> Asset:
     """Another currency, with the company's own accounts in it; it is for ever."""
-    row = insert(Asset).values(code=code, scale=scale, kind=kind)
-    if await db.scalar(row.on_conflict_do_nothing().returning(Asset.code)) is None:
+    given = {"code": code, "scale": scale, "kind": kind, **audit.whence(db)}
+    if not await db.scalar(ADD, given):
         raise AssetExists(f"There is a currency with the code {code} already.")
-    after = {"scale": scale, "kind": kind}
-    await audit.record(db, "wallets.asset_added", "asset", code, after=after)
     return await asset(db, code)
 
 

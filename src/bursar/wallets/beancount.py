@@ -13,6 +13,7 @@ from bursar.core import money
 from bursar.core.errors import BursarError
 
 AT_ONCE = 1000  # rows that are in memory together
+DAY = timedelta(days=1)
 
 PLACES = {
     "clearing": "Assets:Clearing",
@@ -36,7 +37,7 @@ ASSETS = "select code, scale, kind from assets order by code"
 
 # The shards of one purpose are one account; each wallet is its own.
 ACCOUNTS = """
-  select purpose, wallet, string_agg(distinct asset, ',' order by asset) as assets,
+  select purpose, wallet, array_agg(distinct asset order by asset) as assets,
     min(owner_id::text) as owner
   from (select *, case purpose when 'wallet' then id end as wallet from accounts) as accounts
   group by purpose, wallet order by purpose, wallet
@@ -67,7 +68,7 @@ BALANCES = """
 
 
 class BadPeriod(BursarError, status=422, code="wallet.bad_period"):
-    """The last day of a period lies before its first day."""
+    """The last day of a period lies before its first day, or is the last day of the calendar."""
 
 
 async def books(
@@ -76,6 +77,8 @@ async def books(
     """The file in pieces, on a connection of the owner; days are in UTC, both are in it."""
     if first and last and last < first:
         raise BadPeriod("The last day lies before the first.")
+    if date.max in (first, last):  # the balances stand on the day after
+        raise BadPeriod(f"A period goes to {date.max - DAY} at the latest.")
     transaction = connection.transaction(isolation="repeatable_read", readonly=True)
     await transaction.start()
     try:
@@ -87,9 +90,10 @@ async def books(
 
 
 async def contents(connection: Any, first: date | None, last: date | None) -> AsyncIterator[str]:
-    opened = day_of(await connection.fetchval(BEGINNING))
-    opened = min(opened, first or opened)
-    ended = (last or day_of(await connection.fetchval(ENDING))) + timedelta(days=1)
+    beginning = day_of(await connection.fetchval(BEGINNING))
+    last = last or max(day_of(await connection.fetchval(ENDING)), first or beginning)
+    ended = last + DAY
+    opened = min(beginning, first or beginning, ended)  # no balance of an account comes before it
     assets = await connection.fetch(ASSETS)
     scales = {row["code"]: row["scale"] for row in assets}
     yield heading(opened, assets)
@@ -109,6 +113,11 @@ async def contents(connection: Any, first: date | None, last: date | None) -> As
         yield piece
 
 
+def commodity(asset: str) -> str:
+    """Three codes that an asset may have are words of beancount's own."""
+    return f"{asset}.ASSET" if asset in {"TRUE", "FALSE", "NULL"} else asset
+
+
 def day_of(moment: datetime) -> date:
     return moment.astimezone(UTC).date()
 
@@ -120,12 +129,12 @@ def midnight(day: date) -> datetime:
 def heading(day: date, assets: list[Any]) -> str:
     lines = ['option "title" "Bursar"']
     lines += [
-        f'option "operating_currency" "{row["code"]}"'
+        f'option "operating_currency" "{commodity(row["code"])}"'
         for row in assets
         if row["kind"] == "currency"
     ]
     for row in assets:
-        lines += ["", f"{day} commodity {row['code']}", f"  digits: {row['scale']}"]
+        lines += ["", f"{day} commodity {commodity(row['code'])}", f"  digits: {row['scale']}"]
     return "\n".join([*lines, "", f"{day} open {OPENING}"]) + "\n"
 
 
@@ -148,7 +157,8 @@ def name_of(purpose: str, account_id: UUID | None) -> str:
 
 def openings(day: date, rows: list[Any]) -> Iterator[str]:
     for row in rows:
-        yield f"{day} open {name_of(row['purpose'], row['wallet'])} {row['assets']}\n"
+        assets = ",".join(map(commodity, row["assets"]))
+        yield f"{day} open {name_of(row['purpose'], row['wallet'])} {assets}\n"
         if row["owner"]:
             yield f'  customer: "{row["owner"]}"\n'
 
@@ -195,7 +205,7 @@ def entry(rows: list[Any], scales: dict[str, int]) -> Iterator[str]:
 
 
 def posting(account: str, amount: int, asset: str, scales: dict[str, int]) -> str:
-    return f"  {account}  {money.decimal(amount, scales[asset]):f} {asset}\n"
+    return f"  {account}  {money.decimal(amount, scales[asset]):f} {commodity(asset)}\n"
 
 
 def assertions(day: date, rows: list[Any], scales: dict[str, int]) -> Iterator[str]:
@@ -204,4 +214,4 @@ def assertions(day: date, rows: list[Any], scales: dict[str, int]) -> Iterator[s
     for row in rows:
         name = name_of(row["purpose"], row["wallet"])
         balance = money.decimal(-int(row["balance"]), scales[row["asset"]])
-        yield f"{day} balance {name}  {balance:f} ~ 0 {row['asset']}\n"
+        yield f"{day} balance {name}  {balance:f} ~ 0 {commodity(row['asset'])}\n"

@@ -112,7 +112,7 @@ async def reverse(
         transfer_id,
         None if body.amount is None else minor(body.amount, scale),
         metadata={"reason": body.reason},
-        scope=actor.name,
+        scope=actor.remembered_as,
         key=operation_key(request),
     )
     together = await statements.moved_together(db, transfer_id)

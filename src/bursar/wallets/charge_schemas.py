@@ -1,27 +1,23 @@
 """Charges and holds as services of the business ask for them; every amount is an exact decimal."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     Field,
     JsonValue,
     StrictBool,
-    ValidationError,
     ValidationInfo,
-    WrapValidator,
     field_validator,
 )
 
-from bursar.core import exact
-from bursar.core.errors import InvalidInput
+from bursar.core import api_keys, exact
+from bursar.core.batch import Misfit, or_misfit
 from bursar.core.money import Amount
 from bursar.core.paging import PageFields
-from bursar.core.problems import from_validation
-from bursar.core.wire import WHOLE, Line, Moment, Money, StaffWire
+from bursar.core.wire import WHOLE, Batch, Line, Moment, Money, StaffWire
 from bursar.wallets.ledger import USD
 from bursar.wallets.models import HoldState
 
@@ -32,7 +28,7 @@ MOST_METADATA_BYTES = 4096  # as ck_transfers_metadata has it
 Currency = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]{2,11}$", examples=[USD])]
 Category = Annotated[Line, Field(min_length=1, max_length=100)]
 Description = Annotated[Line, Field(min_length=1, max_length=200)]
-Key = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+Key = Annotated[str, Field(pattern=r"^[!-~]{1,255}$"), AfterValidator(api_keys.refuse)]
 
 
 def small(metadata: dict[str, JsonValue]) -> None:
@@ -42,6 +38,7 @@ def small(metadata: dict[str, JsonValue]) -> None:
     except TypeError:
         raise ValueError("A number in it is too large, or it is too deep.") from None
     kept = json.dumps(metadata, ensure_ascii=False, default=lambda number: format(number, "f"))
+    api_keys.refuse(kept)
     if len(kept.encode()) > MOST_METADATA_BYTES:
         raise ValueError(f"This may have at most {MOST_METADATA_BYTES} bytes, with a description.")
 
@@ -90,29 +87,13 @@ class BulkCharge(ChargeIn):
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """An item that is none: it is refused alone."""
-
-    key: str | None
-    error: InvalidInput
-
-
-def or_why_not(value: Any, read: Callable[[Any], BulkCharge]) -> BulkCharge | Misfit:
-    try:
-        return read(value)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        key = value.get("key") if isinstance(value, dict) else None
-        problem = from_validation({**each, "loc": ("body", *each["loc"])} for each in found)
-        return Misfit(key[:255] if isinstance(key, str) else None, problem)
-
-
-class BulkIn(StaffWire):
+class BulkIn(Batch, StaffWire):
     """Charges that are done or refused each by itself."""
 
+    most_items: ClassVar[int] = MOST_CHARGES
+
     charges: Annotated[
-        list[Annotated[BulkCharge, WrapValidator(or_why_not)]],
+        list[Annotated[BulkCharge, or_misfit("key")]],
         Field(min_length=1, max_length=MOST_CHARGES),
     ]
 

@@ -14,7 +14,8 @@ from bursar.auth.actor import Actor, Origin
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
 from bursar.auth.scopes import KeyScope
-from bursar.core.database import Db
+from bursar.core.batch import Misfit
+from bursar.core.database import WORKER, Db
 from bursar.core.errors import BursarError
 from bursar.core.hot import hot
 from bursar.core.idempotency import REPLAYED, KeyReused, operation_key, own_key
@@ -34,7 +35,6 @@ from bursar.wallets.charge_schemas import (
     HoldIn,
     HoldMade,
     HoldOut,
-    Misfit,
     VoidOut,
 )
 from bursar.wallets.ledger import Outcome
@@ -94,7 +94,7 @@ def charging(body: ChargeIn, scale: int, key: str, origin: Origin) -> ledger.Req
         category=body.category,
         metadata=body.about(),
     )
-    return ledger.Request(origin.actor.name, key, (leg,), origin, "wallets.charged")
+    return ledger.Request(origin.actor.remembered_as, key, (leg,), origin, "wallets.charged")
 
 
 def charged(user_id: UUID | None, outcome: Outcome, scale: int) -> dict[str, Any]:
@@ -159,7 +159,8 @@ def outcome_of(
     if isinstance(item, BulkCharge) and isinstance(result, Outcome):
         done = charged(item.user_id, result, scales[item.currency])
         return {"key": item.key, "status": "charged", "replayed": result.replayed, **done}
-    refused: dict[str, Any] = {"key": item.key, "status": "refused"}
+    key = item.name if isinstance(item, Misfit) else item.key
+    refused: dict[str, Any] = {"key": key, "status": "refused"}
     if isinstance(result, BursarError):
         refused |= {"code": result.code, "detail": result.detail, **result.extra}
         if result.errors:
@@ -207,7 +208,7 @@ async def hold(request: Request, actor: Annotated[Actor, CHARGE], body: HoldIn) 
 
 def keyed(request: Request, leg: ledger.Leg, event: str) -> ledger.Request:
     origin: Origin = request.state.origin
-    return ledger.Request(origin.actor.name, operation_key(request), (leg,), origin, event)
+    return ledger.Request(origin.actor.remembered_as, operation_key(request), (leg,), origin, event)
 
 
 @router.get(
@@ -240,20 +241,16 @@ def hold_out(found: HeldFor) -> HoldOut:
 
 @router.post(
     "/holds/{hold_id}/captures",
+    dependencies=[CHARGE],
     response_model=CaptureOut,
     responses=documented(*OF_HOLD, ledger.HoldExpired, ledger.CaptureTooLarge, *BAD_AMOUNTS),
     openapi_extra=KEYED,
 )
 @own_key
-async def capture(
-    request: Request,
-    actor: Annotated[Actor, CHARGE],
-    hold_id: UUID,
-    body: CaptureIn | None = None,
-) -> Response:
+async def capture(request: Request, hold_id: UUID, body: CaptureIn | None = None) -> Response:
     """Takes a part of a hold, or all that is left; a final capture gives the rest back."""
     asked = body or CaptureIn()
-    found = await held_for(request, actor, hold_id)
+    found = await held_for(request, hold_id)
     amount = None if asked.amount is None else minor(asked.amount, found.scale)
     leg = ledger.capture(hold_id, amount, final=asked.final)
     outcome = await request.app.state.till.post(keyed(request, leg, "wallets.captured"))
@@ -261,22 +258,24 @@ async def capture(
     return replayable({**content, "holdId": hold_id}, outcome)
 
 
-async def held_for(request: Request, actor: Actor, hold_id: UUID) -> HeldFor:
-    """In a transaction of its own: none is open while the till is waited for."""
-    async with request.app.state.database.transaction(actor.claim) as db:
+async def held_for(request: Request, hold_id: UUID) -> HeldFor:
+    """In a transaction of its own: none is open while the till is waited for. As the worker, as
+    the till posts: to a service's key no row of any customer shows."""
+    async with request.app.state.database.transaction(WORKER) as db:
         return await statements.hold(db, hold_id)
 
 
 @router.post(
     "/holds/{hold_id}/void",
+    dependencies=[CHARGE],
     response_model=VoidOut,
     responses=documented(*OF_HOLD),
     openapi_extra=KEYED,
 )
 @own_key
-async def void(request: Request, actor: Annotated[Actor, CHARGE], hold_id: UUID) -> Response:
+async def void(request: Request, hold_id: UUID) -> Response:
     """Gives back what is left of a hold."""
-    found = await held_for(request, actor, hold_id)
+    found = await held_for(request, hold_id)
     asked = keyed(request, ledger.void(hold_id), "wallets.voided")
     outcome = await request.app.state.till.post(asked)
     content = charged(found.user_id, outcome, found.scale)

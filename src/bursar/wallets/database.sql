@@ -11,9 +11,6 @@ call write_once('transfers');
 
 grant select on assets to app_user, staff_user, worker_user, analytics_user;
 create policy everybody on assets for select using (true);
-grant insert (code, scale, kind) on assets to staff_user;
-create policy staff_adds on assets for insert to staff_user
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 
 -- A transfer's row has the balance of both sides in it, so customers see their side of it only:
 -- through wallet_entries() and the views.
@@ -31,46 +28,12 @@ create policy staff on holds for select to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 create policy staff on transfers for select to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant update (status, overdraft) on accounts to staff_user;
-create policy staff_changes on accounts for update to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 create policy worker on accounts for select to worker_user using (true);
 create policy worker on operations for select to worker_user using (true);
 create policy worker on holds for select to worker_user using (true);
 create policy worker on transfers for select to worker_user using (true);
 grant select on accounts to analytics_user;
 create policy analytics on accounts for select to analytics_user using (true);
-
-call lock_down('adjustments');
-grant select, insert (user_id, asset, amount, reason, proposed_by, state, operation_id, decided_at)
-  on adjustments to staff_user;
-grant update (state, decided_by, decided_at, operation_id) on adjustments to staff_user;
-create policy staff on adjustments to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-
--- Who proposes and who decides is who asks, whatever the statement says.
-create or replace function decide_adjustment() returns trigger
-language plpgsql set search_path = pg_catalog, public, pg_temp as $$
-begin
-  if tg_op = 'INSERT' then
-    if session_user = 'staff_user' then
-      new.proposed_by := current_subject();
-    end if;
-  elsif old.state <> 'proposed' then
-    if new.user_id is null and to_jsonb(new) - 'user_id' = to_jsonb(old) - 'user_id' then
-      return new;  -- the customer's row goes; what was decided stays
-    end if;
-    raise exception 'this adjustment is decided' using errcode = 'restrict_violation';
-  elsif session_user = 'staff_user' then
-    new.decided_by := current_subject();
-  end if;
-  return new;
-end $$;
-create or replace trigger decide before insert or update on adjustments
-  for each row execute function decide_adjustment();
-create or replace trigger refuse_removal before truncate on adjustments
-  for each statement execute function refuse_change();
 
 call lock_down('account_positions');
 grant select, insert, update on account_positions to worker_user;
@@ -212,19 +175,18 @@ grant select (id, email, username, name, user_type, role, tier, status, is_activ
 drop policy if exists analytics on users;
 create policy analytics on users for select to analytics_user using (true);
 
--- For plain SQL: the same posting under the same rules. True when it was done, false when there is not
--- enough; everything else is an error with its code.
-create or replace function posted_one(request jsonb) returns boolean
+-- For plain SQL: the same posting under the same rules. Not enough is for the caller to tell; all else
+-- is an error with its code.
+drop function if exists posted_one(jsonb);
+create or replace function post_one(request jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 declare
   outcome jsonb := post(jsonb_build_array(request)) -> 0;
 begin
-  if outcome ->> 'error' = 'wallet.insufficient_funds' then
-    return false;
-  elsif outcome ? 'error' then
+  if outcome ->> 'error' <> 'wallet.insufficient_funds' then
     raise exception '%', outcome ->> 'error' using errcode = 'data_exception';
   end if;
-  return true;
+  return outcome;
 end $$;
 
 create or replace function as_minor(amount numeric, asset_code text) returns bigint
@@ -242,27 +204,27 @@ begin
   return minor::bigint;
 end $$;
 
--- Who runs this statement, for the audit; the owner and the worker are nobody's deed.
+-- Who runs this statement, for the audit; the owner and the worker are nobody's deed. Staff have to
+-- be somebody who works here.
 create or replace function sql_actor() returns jsonb
-language sql stable set search_path = pg_catalog, public, pg_temp
-return (
-  select jsonb_build_object(
-    'kind', kind, 'id', current_subject(), 'name', kind || ':' || current_subject())
-  from (values ('app_user', 'customer'), ('staff_user', 'staff')) as callers (login, kind)
-  where login = session_user and current_subject() is not null
-);
+language plpgsql stable set search_path = pg_catalog, public, pg_temp as $$
+declare
+  kind text := case session_user when 'app_user' then 'customer' when 'staff_user' then 'staff' end;
+  who uuid := case kind when 'staff' then staff_at_work() else current_subject() end;
+begin
+  return case when kind is not null
+    then jsonb_build_object('kind', kind, 'id', who, 'name', kind || ':' || who) end;
+end $$;
 
 create or replace function deduct_user_balance(
   user_id uuid, amount numeric, model_id text default null, tokens bigint default null
 ) returns boolean
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
-  if (session_user = 'app_user' and user_id is distinct from current_subject())
-    or (session_user = 'staff_user' and current_subject() is null)
-  then
+  if session_user = 'app_user' and user_id is distinct from current_subject() then
     raise exception 'this is not your wallet' using errcode = 'insufficient_privilege';
   end if;
-  return posted_one(jsonb_build_object(
+  return not post_one(jsonb_build_object(
     'scope', 'sql', 'key', uuid7(),
     'event', 'wallets.charged',
     'actor', sql_actor(),
@@ -270,26 +232,34 @@ begin
       'verb', 'transfer', 'debit', 'user:' || user_id, 'credit', 'revenue', 'asset', 'USD',
       'amount', as_minor(amount, 'USD'), 'kind', 'charge', 'category', 'models',
       'metadata', nullif(jsonb_strip_nulls(
-        jsonb_build_object('model_id', model_id, 'tokens', tokens)), '{}'))))));
+        jsonb_build_object('model_id', model_id, 'tokens', tokens)), '{}')))))) ? 'error';
 end $$;
 
 create or replace function add_user_funds(user_id uuid, amount numeric, transaction_id text)
 returns boolean
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
-begin
-  return posted_one(jsonb_build_object(
+#variable_conflict use_variable
+declare
+  outcome jsonb := post_one(jsonb_build_object(
     'scope', 'sql', 'key', coalesce(transaction_id, uuid7()::text),
     'event', 'wallets.funded',
     'actor', sql_actor(),
     'legs', jsonb_build_array(jsonb_build_object(
       'verb', 'transfer', 'debit', 'clearing', 'credit', 'user:' || user_id, 'asset', 'USD',
       'amount', as_minor(amount, 'USD'), 'kind', 'funding'))));
+begin
+  if not outcome ? 'replayed'  -- what was paid in before the end stays true
+    and exists (select from users where users.id = user_id and users.status = 'deleted')
+  then
+    raise exception 'wallet.unknown_account' using errcode = 'data_exception';
+  end if;
+  return not outcome ? 'error';
 end $$;
 
 revoke execute on function post(jsonb), deduct_user_balance(uuid, numeric, text, bigint),
   add_user_funds(uuid, numeric, text),
-  wallet_entries(uuid, bigint, bigint, integer, text, text, boolean) from public;
-grant execute on function post(jsonb) to staff_user, worker_user;
+  wallet_entries(uuid, bigint, bigint, integer, text, text, boolean) from public, staff_user;
+grant execute on function post(jsonb) to worker_user;
 grant execute on function deduct_user_balance(uuid, numeric, text, bigint)
   to app_user, staff_user, worker_user;
 grant execute on function add_user_funds(uuid, numeric, text) to staff_user, worker_user;

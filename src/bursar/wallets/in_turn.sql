@@ -1,16 +1,19 @@
 -- The long way of post(): request after request, each seeing what the ones before it left, in memory;
--- then everything is written by one statement. It knows every verb and every refusal.
+-- then everything is written by one statement. It knows every verb and every refusal. Wallets that
+-- nobody has opened stand there without `created_at`; those that something was moved in are opened.
 --
 -- Longer than HOUSE lets a function be: its state are arrays, which PL/pgSQL would copy at each call of
 -- a part. Only post() calls it, with the accounts locked, and under the settings of post().
 
-create or replace function post_in_turn(legs ledger_leg[], account_ids uuid[]) returns jsonb[]
+drop function if exists post_in_turn(ledger_leg[], uuid[]);
+create or replace function post_in_turn(legs ledger_leg[], standing accounts[]) returns jsonb[]
 language plpgsql as $$
 #variable_conflict use_column
 declare
   most constant bigint := 9223372036854775807;
   moment timestamptz;
   -- accounts, by their place in account_ids
+  account_ids uuid[];
   a_posted bigint[]; a_held bigint[]; a_spent bigint[]; a_seq bigint[]; a_overdraft bigint[];
   a_status text[]; a_asset text[]; a_seq_before bigint[]; a_held_before bigint[];
   a_sent bigint[] := '{}';
@@ -30,12 +33,12 @@ declare
   d integer; c integer; available numeric; amount bigint; part bigint; state text;
   saved record;
 begin
-  select array_agg(a.posted order by id), array_agg(a.held order by id),
+  select array_agg(id order by id), array_agg(a.posted order by id), array_agg(a.held order by id),
     array_agg(a.spent order by id), array_agg(a.seq order by id),
     array_agg(a.overdraft order by id), array_agg(a.status order by id),
     array_agg(a.asset order by id), greatest(clock_timestamp(), max(a.moved_at))
-  into a_posted, a_held, a_spent, a_seq, a_overdraft, a_status, a_asset, moment
-  from accounts as a where id = any (account_ids);
+  into account_ids, a_posted, a_held, a_spent, a_seq, a_overdraft, a_status, a_asset, moment
+  from unnest(standing) as a;
   h_hold := array(select distinct hold_id from unnest(legs) where hold_id is not null);
   h_captured := array_fill(0::bigint, array[cardinality(h_hold)]);
   h_closed_as := array_fill(null::text, array[cardinality(h_hold)]);
@@ -78,7 +81,8 @@ begin
     ) as same on same.scope = l.scope and same.key = l.key
     left join places as debit on debit.id = l.debit_id
     left join places as credit on credit.id = l.credit_id
-    left join operations as before on before.scope = l.scope and before.key = l.key
+    left join operations as before
+      on operation_mark(before.scope, before.key) = operation_mark(l.scope, l.key)
     left join holds on holds.id = l.hold_id
     left join transfers as original on original.id = l.reverses
     left join limited on limited.debit_id = l.debit_id
@@ -104,7 +108,7 @@ begin
     end if;
     continue when skip;
 
-    problem := leg.problem;
+    problem := nullif(leg.problem, 'wallet.unopened');
     about := null;
     d := leg.d;
     c := leg.c;
@@ -236,6 +240,12 @@ begin
     end if;
   end loop;
 
+  insert into accounts (id, owner_id, asset)
+  select before.id, before.owner_id, before.asset
+  from unnest(standing) as before
+  join unnest(account_ids, a_seq) as now (id, seq) on now.id = before.id
+  where before.created_at is null and now.seq > 0
+  order by before.id;
   if o_count > 0 then
     with asked as materialized (
       select * from unnest(legs) with ordinality as leg (
@@ -285,7 +295,7 @@ begin
   end if;
   return outcomes;
 end $$;
-revoke execute on function post_in_turn(ledger_leg[], uuid[]) from public;
+revoke execute on function post_in_turn(ledger_leg[], accounts[]) from public;
 
 create or replace function answered_before(known bytea, asked bytea, outcome jsonb) returns jsonb
 language sql immutable parallel safe

@@ -304,7 +304,8 @@ class BalanceTooLarge(BursarError, status=422, code="wallet.balance_too_large"):
 
 
 class BadLeg(BursarError, status=422, code="wallet.bad_leg"):
-    """An amount of a leg is zero or below, or its verb is unknown."""
+    """A leg has an unknown verb, an amount of zero or below, a time that is none, notes that
+    are no small object, or what belongs to another verb."""
 
 
 SENTENCES: dict[type[BursarError], str] = {
@@ -324,7 +325,7 @@ SENTENCES: dict[type[BursarError], str] = {
     ReversalTooLarge: "Of this transfer {left} is left to be reversed.",
     TransferLimit: "That is more than may be sent in one day; {left} is left of today.",
     BalanceTooLarge: "The balance would be larger than any that can be kept.",
-    BadLeg: "A leg has an amount above zero, and one of the verbs.",
+    BadLeg: "A leg has one of the verbs, what belongs to it, and an amount above zero.",
 }
 REFUSALS = {kind.code: kind for kind in SENTENCES}
 

@@ -51,7 +51,10 @@ class Asset(Base):
 
 
 class Account(Base):
-    """A customer's wallet, or one of the company's own accounts. A version is what `seq` is."""
+    """A customer's wallet, or one of the company's own accounts. A version is what `seq` is.
+
+    Without an overdraft there is no limit, which is for the company's own alone.
+    """
 
     __tablename__ = "accounts"
 
@@ -103,7 +106,16 @@ class Operation(Base):
     request_id: Mapped[str | None]
     created_at: Mapped[datetime]
 
-    __table_args__ = (UniqueConstraint("scope", "key"),)
+    __table_args__ = (
+        Index("uq_operations_mark", text("operation_mark(scope, key)"), unique=True),
+        Index("ix_operations_created_at", "created_at", postgresql_using="brin"),
+        Index(
+            "ix_operations_granted",
+            "scope",
+            "created_at",
+            postgresql_where=text("starts_with(scope, 'rewards.grants ')"),
+        ),
+    )
 
 
 class Hold(Base):
@@ -211,12 +223,15 @@ class Adjustment(Base):
     reason: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="proposed")
     proposed_by: Mapped[UUID]
+    key: Mapped[str | None]  # of whoever proposed it, for ever
     decided_by: Mapped[UUID | None]
     decided_at: Mapped[datetime | None]
     operation_id: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
+        UniqueConstraint("proposed_by", "key"),
+        UniqueConstraint("operation_id"),
         Index("ix_adjustments_state", "state", "created_at", "id"),
         Index("ix_adjustments_user_id", "user_id", "created_at", "id"),
     )

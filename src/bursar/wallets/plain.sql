@@ -6,7 +6,8 @@
 -- Only post() calls it, with the accounts locked. Its search_path is that of post(): changing it
 -- costs as much as a small part of the work.
 
-create or replace function post_plain(legs ledger_leg[], account_ids uuid[]) returns jsonb[]
+drop function if exists post_plain(ledger_leg[], uuid[]);
+create or replace function post_plain(legs ledger_leg[], standing accounts[]) returns jsonb[]
 language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -16,64 +17,68 @@ declare
   pattern constant text := uuid7()::text;
   head constant text := left(pattern, 24);
   tail constant text := right(pattern, 8);
+  moment constant timestamptz :=
+    greatest(clock_timestamp(), (select max(moved_at) from unnest(standing)));
+  posted_at constant text := to_json(moment);
   outcomes jsonb[];
 begin
-  with standing as materialized (
-    select id, asset, posted, held, spent, seq, overdraft, status, moved_at
-    from accounts where id = any (account_ids)
-  ), present as materialized (
-    select greatest(clock_timestamp(), max(moved_at)) as moment from standing
-  ), asked as materialized (
-    select l.*, (head || lpad(to_hex(op), 4, '0') || tail)::uuid as id,
+  with asked as (
+    select op, scope, key, fingerprint, actor, request_id, debit_id, credit_id, asset, amount, kind,
+      category, metadata, effective_at,
       row_number() over debits as debit_step, sum(amount) over debits as debit_moved,
       row_number() over credits as credit_step, sum(amount) over credits as credit_moved
-    from unnest(legs) as l
+    from unnest(legs)
     window debits as (partition by debit_id order by op rows unbounded preceding),
       credits as (partition by credit_id order by op rows unbounded preceding)
-  ), placed as materialized (
-    select asked.*, debtor.held,
-      debtor.seq + debit_step as debit_seq, debtor.posted - debit_moved as debit_after,
+  ), placed as (
+    select asked.*, (head || lpad(to_hex(op), 4, '0') || tail)::uuid as id,
+      debtor.held, debtor.seq + debit_step as debit_seq, debtor.posted - debit_moved as debit_after,
       creditor.seq + credit_step as credit_seq, creditor.posted + credit_moved as credit_after,
       debtor.posted::numeric - debtor.held + debtor.overdraft >= debit_moved as covered,
       debtor.asset = asked.asset and creditor.asset = asked.asset
         and debtor.status = 'open' and creditor.status <> 'closed'
         and debtor.posted - debit_moved >= - most and debtor.spent + debit_moved <= most
         and creditor.posted + credit_moved <= most
-        -- one by one in the index, whatever else the planner might think of
-        and (select id from operations where scope = asked.scope and key = asked.key limit 1) is null
+        and (
+          select id from operations
+          where operation_mark(scope, key) = operation_mark(asked.scope, asked.key)
+        ) is null
         as plain
     from asked
-    join standing as debtor on debtor.id = debit_id
-    join standing as creditor on creditor.id = credit_id
-  ), verdict as materialized (
-    select bool_and(plain and covered is not false) and count(*) = cardinality(legs)
-      and count(distinct key) = count(*)
-      and count(*) filter (where debit_step = 1) + count(*) filter (where credit_step = 1)
-        = cardinality(account_ids) as good
-    from placed
-  ), done as materialized (
-    select placed.*, moment, (
-        '{"operation_id": "' || id || '", "posted_at": ' || to_json(moment)::text
+    join unnest(standing) as debtor on debtor.id = debit_id
+    join unnest(standing) as creditor on creditor.id = credit_id
+    offset 0  -- worked out once, as in legs_of()
+  ), decided as materialized (
+    select placed.*, (
+        '{"operation_id": "' || id || '", "posted_at": ' || posted_at
         || ', "legs": [{"transfer_id": "' || id || '", "hold_id": null, "asset": "' || asset
         || '", "amount": ' || amount || ', "balance": ' || debit_after || ', "held": ' || held
         || ', "credited": ' || credit_after || '}]}'
       )::jsonb as outcome
-    from placed cross join present
-    where (select good from verdict)
+    from placed
+  ), verdict as materialized (
+    select bool_and(plain and covered is not false) and count(*) = cardinality(legs)
+      and count(distinct key) = count(*)
+      and count(*) filter (where debit_step = 1) + count(*) filter (where credit_step = 1)
+        = cardinality(standing) as good
+    from decided
+  ), done as not materialized (
+    select * from decided where (select good from verdict)
   ), new_operations as (
     insert into operations (id, scope, key, fingerprint, outcome, actor, request_id, created_at)
     select id, scope, key, fingerprint, outcome, coalesce(actor, session_user), request_id, moment
     from done order by scope, key
   ), changed_accounts as (
     update accounts set posted = accounts.posted + now.gained - now.given,
-      spent = accounts.spent + now.given, seq = accounts.seq + now.entries, moved_at = now.moment
+      spent = accounts.spent + now.given, seq = accounts.seq + now.entries, moved_at = moment
     from (
-      select debit_id as id, count(*) as entries, 0::bigint as gained, sum(amount)::bigint as given,
-        min(moment) as moment from done group by debit_id
+      select debit_id as id, count(*) as entries, 0::bigint as gained, sum(amount)::bigint as given
+      from done group by debit_id
       union all
-      select credit_id, count(*), sum(amount)::bigint, 0, min(moment) from done group by credit_id
+      select credit_id, count(*), sum(amount)::bigint, 0 from done group by credit_id
     ) as now
-    where accounts.id = now.id and accounts.id = any (account_ids)  -- looked up, not read through
+    where accounts.id = now.id  -- looked up, not read through
+      and accounts.id = any (array(select id from unnest(standing)))
   ), new_transfers as (
     insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
       credit_id, credit_seq, credit_after, kind, category, posted_at, effective_at, metadata)
@@ -84,4 +89,4 @@ begin
   select array_agg(outcome order by op) into outcomes from done;
   return outcomes;
 end $$;
-revoke execute on function post_plain(ledger_leg[], uuid[]) from public;
+revoke execute on function post_plain(ledger_leg[], accounts[]) from public;

@@ -7,117 +7,166 @@
 -- nothing and says why in `error`. Requests of one call see each other's effects, in order.
 --
 -- Every account of a call is locked first, in the order of ids, and what was asked before is read in
--- a statement after that; keys are written in order too. So two calls never wait in a circle, and of
--- two equal requests the second one sees the first.
+-- a statement after that; wallets that are opened are written in order too, and then keys. Who finds
+-- one opened meanwhile lets go of its locks. So two calls never wait in a circle, and of two equal
+-- requests the second one sees the first.
 
 -- Which of an account's sixteen shards: by the last digit of whoever stands on the other side, so that
 -- lanes which share no customer (wallets/till.py) share no row of the company's either.
 -- A purpose has no dash in it, every id has. No regular expressions: they cost more than the rest.
-create or replace function with_shard(party text, other text) returns text
+create or replace function shard_for(other text) returns smallint
 language sql immutable parallel safe
 return case
-  when strpos(party, '-') = 0
-    then party || '#' || case when strpos(other, '-') > 0
-      then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0)::text else '0' end
-  else party
+  when strpos(other, '-') > 0
+    then greatest(strpos('0123456789abcdef', right(other, 1)) - 1, 0)::smallint
+  else 0::smallint
 end;
 
-drop function if exists accounts_of(text[], text[]);
+drop function if exists with_shard(text, text);
+
+-- Whoever has no wallet in an asset has an empty one: it is opened, under an id that is known before,
+-- by the first leg that moves something in it.
+create or replace function wallet_to_be(owner uuid, asset text) returns uuid
+language sql immutable parallel safe
+return encode(substr(sha256(
+  uuid_send(owner) || decode(replace(asset, '\', '\\'), 'escape')
+), 1, 16), 'hex')::uuid;
 
 -- The legs of all requests with accounts in place of names. Sides never change, so this may be read
 -- before the locks; what may change is read after them. Without settings of its own it is planned as a
--- part of the statement that asks.
+-- part of the statement that asks. `offset 0` has a value worked out once, however often it is named
+-- further out, and without keeping the rows as a materialized table would.
 create or replace function legs_of(requests jsonb) returns setof ledger_leg
 language sql stable as $$
-  with asked as materialized (
-    select request.op::integer as op, request.leg, request.leg = request.legs as last,
-      request.scope, request.key, request.actor, request.request_id, request.fingerprint,
-      given.verb, given.debit, given.credit, given.amount, given.metadata, given.effective_at,
-      given.hold, given.transfer, given.seconds, given.final, given.at_most_today,
-      coalesce(given.kind, holds.kind, case verb when 'reverse' then 'reversal' else 'other' end)
-        as kind,
-      coalesce(given.category, holds.category, original.category) as category,
-      holds.account_id as holder, original.debit_id as paid_by, original.credit_id as paid_to,
-      coalesce(holds.asset, original.asset, given.asset) as its_asset
-    from (  -- two functions side by side go through the legs: half the time of a join
-      select op, value ->> 'scope' as scope, value ->> 'key' as key,
-        value -> 'actor' ->> 'name' as actor, value -> 'actor' ->> 'request_id' as request_id,
-        sha256(convert_to((value -> 'legs')::text, 'UTF8')) as fingerprint,
-        jsonb_array_length(value -> 'legs') as legs,
-        generate_series(1, jsonb_array_length(value -> 'legs')) as leg,
-        jsonb_array_elements(value -> 'legs') as given
+  with given as (  -- two functions side by side go through the legs: half the time of a join
+    select op, scope, key, actor ->> 'name' as actor, actor ->> 'request_id' as request_id,
+      sha256(convert_to(legs::text, 'UTF8')) as fingerprint,
+      jsonb_array_length(legs) as last_leg, generate_series(1, jsonb_array_length(legs)) as leg,
+      jsonb_array_elements(legs) as said
+    from (
+      select op::integer, value ->> 'scope' as scope, value ->> 'key' as key,
+        value -> 'actor' as actor, value -> 'legs' as legs
       from jsonb_array_elements(requests) with ordinality as asked (value, op)
+      offset 0
     ) as request
-    cross join jsonb_to_record(request.given) as given (
-      verb text, debit text, credit text, asset text, amount bigint, kind text, category text,
-      metadata jsonb, effective_at timestamptz, hold uuid, transfer uuid, seconds integer,
-      final boolean, at_most_today bigint)
+  ), asked as (
+    select op, leg, leg = last_leg as last, scope, key, actor, request_id, fingerprint,
+      said ->> 'verb' as verb, said ->> 'debit' as debit, said ->> 'credit' as credit,
+      coalesce(holds.asset, original.asset, said ->> 'asset') as asset,
+      (said ->> 'amount')::bigint as amount,
+      coalesce(said ->> 'kind', holds.kind,
+        case said ->> 'verb' when 'reverse' then 'reversal' else 'other' end) as kind,
+      coalesce(said ->> 'category', holds.category, original.category) as category,
+      nullif(said -> 'metadata', 'null') as metadata,
+      (said ->> 'effective_at')::timestamptz as effective_at,
+      (said ->> 'hold')::uuid as hold, (said ->> 'transfer')::uuid as transfer,
+      (said ->> 'seconds')::integer as seconds,
+      coalesce((said ->> 'final')::boolean, false) as final,
+      (said ->> 'at_most_today')::bigint as at_most_today,
+      coalesce(holds.account_id, original.credit_id) as holder, original.debit_id as payer
+    from given
     left join lateral (  -- a limit of one: looked up one by one, never by reading the whole table
-      select account_id, asset, kind, category from holds where id = given.hold limit 1
+      select account_id, asset, kind, category from holds where id = (said ->> 'hold')::uuid limit 1
     ) as holds on true
     left join lateral (
       select debit_id, credit_id, asset, category from transfers
-      where id = given.transfer and given.verb = 'reverse' limit 1
+      where id = (said ->> 'transfer')::uuid and said ->> 'verb' = 'reverse' limit 1
     ) as original on true
-  ), sides as materialized (
-    select *, with_shard(debit, coalesce(credit, '')) as debit_party,
-      with_shard(credit, coalesce(debit, hold::text, '')) as credit_party
+    offset 0
+  ), found as (
+    select *,
+      coalesce(holder, case
+        when starts_with(debit, 'user:') then (
+          select id from accounts
+          where owner_id = substr(debit, 6)::uuid and accounts.asset = asked.asset)
+        when strpos(debit, '-') = 0 then (
+          select id from accounts
+          where purpose = debit and accounts.asset = asked.asset and purpose <> 'wallet'
+            and shard = shard_for(coalesce(credit, '')))
+        else (select id from accounts where id = debit::uuid)
+      end) as debit_id,
+      coalesce(payer, case
+        when starts_with(credit, 'user:') then (
+          select id from accounts
+          where owner_id = substr(credit, 6)::uuid and accounts.asset = asked.asset)
+        when strpos(credit, '-') = 0 then (
+          select id from accounts
+          where purpose = credit and accounts.asset = asked.asset and purpose <> 'wallet'
+            and shard = shard_for(coalesce(debit, hold::text, '')))
+        else (select id from accounts where id = credit::uuid)
+      end) as credit_id
     from asked
-  ), named as materialized (
-    select distinct party, asset from (
-      select debit_party as party, its_asset as asset from sides
-      union all select credit_party, its_asset from sides
-    ) as either
-  ), known as materialized (
-    select party, asset, case
-        when party like 'user:%' then (
-          select id from accounts
-          where owner_id = substr(party, 6)::uuid and accounts.asset = named.asset)
-        when party like '%#%' then (
-          select id from accounts
-          where purpose = split_part(party, '#', 1) and accounts.asset = named.asset
-            and shard = split_part(party, '#', 2)::smallint and purpose <> 'wallet')
-        when party like '%-%' then (select id from accounts where id = party::uuid)
-      end as id
-    from named
+    offset 0
+  ), known as (
+    select *,
+      case when debit_id is null and starts_with(debit, 'user:') then (
+        select wallet_to_be(id, asset) from users where id = substr(debit, 6)::uuid
+      ) end as new_debit,
+      case when credit_id is null and starts_with(credit, 'user:') then (
+        select wallet_to_be(id, asset) from users where id = substr(credit, 6)::uuid
+      ) end as new_credit
+    from found
+    offset 0
   )
   select op, leg, last, scope, key, actor, request_id, fingerprint, verb,
-    coalesce(holder, paid_to, debtor.id), coalesce(paid_by, creditor.id),
-    its_asset, amount, kind, category, metadata, effective_at, hold, transfer, seconds,
-    coalesce(final, false), at_most_today,
+    coalesce(debit_id, new_debit), coalesce(credit_id, new_credit),
+    asset, amount, kind, category, metadata, effective_at, hold, transfer, seconds, final,
+    at_most_today,
     case
       when verb is null
           or verb not in ('transfer', 'hold', 'capture', 'void', 'expire', 'reverse')
         then 'wallet.bad_leg'
+      when hold is not null and verb not in ('capture', 'void', 'expire')
+          or transfer is not null and verb <> 'reverse'
+        then 'wallet.bad_leg'
       when verb in ('capture', 'void', 'expire') and holder is null then 'wallet.unknown_hold'
-      when verb = 'reverse' and paid_by is null then 'wallet.unknown_transfer'
-      when its_asset is null or not exists (select from assets where code = its_asset)
+      when verb = 'reverse' and payer is null then 'wallet.unknown_transfer'
+      when asset is null or asset <> all (array(select code from assets))
         then 'wallet.unknown_asset'
-      when verb in ('transfer', 'hold') and debtor.id is null then 'wallet.unknown_account'
-      when verb in ('transfer', 'capture') and creditor.id is null then 'wallet.unknown_account'
-      when amount <= 0 or (amount is null and verb in ('transfer', 'hold')) then 'wallet.bad_leg'
+      when verb in ('transfer', 'hold') and debit_id is null and new_debit is null
+          or verb in ('transfer', 'capture') and credit_id is null and new_credit is null
+        then 'wallet.unknown_account'
+      when amount <= 0 or (amount is null and verb in ('transfer', 'hold'))
+          or amount is not null and verb in ('void', 'expire')
+          or seconds < 0 or not is_moment(effective_at) or not is_note(metadata)
+        then 'wallet.bad_leg'
+      when new_debit is not null or new_credit is not null then 'wallet.unopened'  -- no refusal
     end
-  from sides
-  left join known as debtor on debtor.party = debit_party and debtor.asset = its_asset
-  left join known as creditor on creditor.party = credit_party and creditor.asset = its_asset
+  from known
 $$;
 
--- Wallets that are paid into for the first time: in another currency, or for points. If the request
--- is refused after all, an empty one stays.
-create or replace function open_missing_wallets(requests jsonb) returns void
-language sql set search_path = pg_catalog, public, pg_temp as $$
-  insert into accounts (owner_id, asset)
-  select distinct users.id, assets.code
-  from jsonb_array_elements(requests) as request
-  cross join jsonb_array_elements(request -> 'legs') as leg
-  join assets on assets.code = coalesce(
-    leg ->> 'asset', (select asset from holds where id = (leg ->> 'hold')::uuid))
-  join users on users.id = case
-    when leg ->> 'credit' like 'user:%' then substr(leg ->> 'credit', 6)::uuid end
-  where leg ->> 'verb' in ('transfer', 'capture')
-  order by users.id, assets.code
-  on conflict do nothing
+-- What the wallets stand at that legs name and nobody has opened; they have no `created_at`.
+create or replace function wallets_to_be(legs ledger_leg[], requests jsonb, standing accounts[])
+returns accounts[]
+language sql stable as $$
+  select array_agg(jsonb_populate_record(null::accounts, jsonb_build_object(
+    'id', id, 'owner_id', substr(name, 6), 'asset', asset, 'posted', 0, 'held', 0, 'spent', 0,
+    'overdraft', 0, 'seq', 0, 'status', 'open')))
+  from (
+    select distinct on (id) id, name, asset
+    from unnest(legs) as l
+    cross join lateral (
+      select requests -> (op - 1) -> 'legs' -> (leg - 1) as said
+    ) as asked
+    cross join lateral (
+      values (debit_id, said ->> 'debit'), (credit_id, said ->> 'credit')
+    ) as side (id, name)
+    where id is not null and starts_with(name, 'user:')
+      and id <> all (array(select id from unnest(standing)))
+  ) as absent
 $$;
+drop function if exists open_missing_wallets(jsonb);
+
+-- What their accounts stand at is read as they are locked: nobody changes it from here on.
+create or replace function standing_of(legs ledger_leg[]) returns accounts[]
+language plpgsql as $$
+begin
+  return array(
+    select a from accounts as a where id = any (array(
+      select debit_id from unnest(legs) union select credit_id from unnest(legs)
+    )) order by id for no key update);
+end $$;
+revoke execute on function standing_of(ledger_leg[]) from public;
 
 -- One plan for all calls: making a new one costs as much as a small call, and knows no more. Compiling
 -- one (jit, which is on by default) takes seconds. It may have been made while a table was empty, and
@@ -129,40 +178,48 @@ set jit = off as $$
 #variable_conflict use_column
 declare
   legs ledger_leg[];
-  account_ids uuid[];
-  missing boolean; plain boolean; opened boolean := false;
+  standing accounts[];
+  complete boolean; plain boolean; opening boolean;
+  place text; attempts integer := 0;
   outcomes jsonb[];
 begin
   if jsonb_typeof(requests) <> 'array' or jsonb_array_length(requests) not between 1 and 1000 then
     raise exception 'post takes 1 to 1000 requests' using errcode = 'invalid_parameter_value';
   end if;
-  if exists (
-    select from jsonb_array_elements(requests) as request
-    where case when jsonb_typeof(request -> 'legs') = 'array'
-      then jsonb_array_length(request -> 'legs') not between 1 and 100 else true end
-  ) then
-    raise exception 'a request has 1 to 100 legs' using errcode = 'invalid_parameter_value';
-  end if;
   loop
-    select array_agg(l order by op, l.leg),
-      bool_or(l.problem = 'wallet.unknown_account' and credit_id is null),
+    select array_agg(l),
+      count(*) filter (where leg = 1) = jsonb_array_length(requests) and max(leg) <= 100
+        and count(scope) = count(*) and count(key) = count(*),
       bool_and(leg = 1 and last and verb = 'transfer' and l.problem is null
-        and debit_id <> credit_id and at_most_today is null)
-    into legs, missing, plain from legs_of(requests) as l;
-    exit when opened or not missing;
-    perform open_missing_wallets(requests);
-    opened := true;
+        and debit_id <> credit_id and at_most_today is null),
+      bool_or(l.problem = 'wallet.unopened')
+    into legs, complete, plain, opening from legs_of(requests) as l;
+    if complete is not true then
+      raise exception 'a request has a scope, a key and 1 to 100 legs'
+        using errcode = 'invalid_parameter_value';
+    end if;
+    if opening then
+      begin
+        standing := standing_of(legs);
+        outcomes := post_in_turn(legs, standing || wallets_to_be(legs, requests, standing));
+      exception when unique_violation then  -- and all that was locked is free again
+        get stacked diagnostics place = table_name;
+        attempts := attempts + 1;
+        if place <> 'accounts' or attempts = 3 then
+          raise;  -- as for a key that was just used: whoever asked may ask again
+        end if;
+      end;
+    else
+      standing := standing_of(legs);
+      if plain then
+        outcomes := post_plain(legs, standing);
+      end if;
+      if outcomes is null then
+        outcomes := post_in_turn(legs, standing);
+      end if;
+    end if;
+    exit when outcomes is not null;  -- or else a wallet was opened meanwhile by somebody else
   end loop;
-  account_ids := array(
-    select id from accounts where id = any (array(
-      select debit_id from unnest(legs) union select credit_id from unnest(legs)
-    )) order by id for no key update);
-  if plain then
-    outcomes := post_plain(legs, account_ids);
-  end if;
-  if outcomes is null then
-    outcomes := post_in_turn(legs, account_ids);
-  end if;
   -- One audit row for each person and kind of deed in a call; a job's deeds stand in the ledger alone.
   perform record_audit(
     event, 'operation', min(operation), null,
@@ -174,12 +231,16 @@ begin
     actor ->> 'kind', (actor ->> 'id')::uuid, (actor ->> 'on_behalf_of')::uuid,
     (actor ->> 'impersonator')::uuid, actor ->> 'address', min(request_id))
   from (
-    select coalesce(request ->> 'event', 'wallets.posted') as event,
-      (request -> 'actor') - 'request_id' as actor, request -> 'actor' ->> 'request_id' as request_id,
-      outcome ->> 'operation_id' as operation, op::integer - 1 as place
-    from rows from (jsonb_array_elements(requests), unnest(outcomes)) with ordinality
-      as r (request, outcome, op)
-    where request -> 'actor' ->> 'kind' in ('customer', 'staff', 'key')
+    select coalesce(request ->> 'event', 'wallets.posted') as event, who - 'request_id' as actor,
+      who ->> 'request_id' as request_id, outcome ->> 'operation_id' as operation,
+      op::integer - 1 as place
+    from (
+      select request, request -> 'actor' as who, outcome, op
+      from rows from (jsonb_array_elements(requests), unnest(outcomes)) with ordinality
+        as r (request, outcome, op)
+      offset 0
+    ) as each
+    where who ->> 'kind' in ('customer', 'staff', 'key')
       and outcome ? 'operation_id' and not outcome ? 'replayed'
   ) as deeds
   group by event, actor;

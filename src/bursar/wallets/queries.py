@@ -107,7 +107,7 @@ async def holds(
 
 
 async def scale_of_currency(db: AsyncSession, code: str) -> int:
-    """Of money; points are earned, never paid in or sent."""
+    """Of money; points are earned, redeemed, and charged by services: never paid in or sent."""
     found = await assets.asset(db, code)
     if found.kind != "currency":
         raise assets.unknown()
@@ -298,7 +298,7 @@ DONE = """
   from operations
   left join transfers on transfers.id = (outcome -> 'legs' -> 0 ->> 'transfer_id')::uuid
   left join accounts on accounts.id = transfers.credit_id
-  where scope = $2 and key = $3
+  where operation_mark(scope, key) = operation_mark($2, $3)
 """
 
 

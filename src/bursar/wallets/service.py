@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import queries as customers
 from bursar.audit import service as audit
 from bursar.core import exact
+from bursar.core.database import Role
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.idempotency import KeyReused
 from bursar.core.money import decimal, signed_minor
@@ -52,6 +53,7 @@ OVERDRAFT_AT_MOST = setting(
 )
 
 POST = text("select post(cast(:requests as jsonb))")
+POST_AS_STAFF = text("select post_as_staff(cast(:requests as jsonb))")
 
 
 async def post(db: AsyncSession, request: Request) -> Outcome:
@@ -72,7 +74,8 @@ async def try_all(db: AsyncSession, requests: list[Request]) -> list[Outcome | B
 async def answers(db: AsyncSession, requests: list[Request]) -> Any:
     db.info["audited"] = True
     documents = exact.dumps([request.document() for request in requests])
-    return await db.scalar(POST, {"requests": documents})
+    is_staff = db.info["claim"].role is Role.STAFF
+    return await db.scalar(POST_AS_STAFF if is_staff else POST, {"requests": documents})
 
 
 class Fact(TypedDict):
@@ -207,34 +210,26 @@ class NotEmpty(BursarError, status=409, code="wallet.not_empty"):
     """There is money in the wallet, or held in it; only an empty one can be closed."""
 
 
-CHANGES = {
-    AccountStatus.OPEN: "wallets.opened",
-    AccountStatus.FROZEN: "wallets.frozen",
-    AccountStatus.CLOSED: "wallets.closed",
-}
+CHANGE_STATUS = text(
+    "select change_wallet_status(:user_id, :asset, :status, :reason, :address, :request_id)"
+)
 
 
 async def change_status(
     db: AsyncSession, user_id: UUID, asset: str, status: AccountStatus, *, reason: str
 ) -> tuple[Account, int]:
     """Whether money moves in a wallet; what is under way is done before, or sees it."""
-    account, scale = await statements.wallet(db, user_id, asset, lock=True)
-    if status == AccountStatus.CLOSED and (account.posted or account.held):
+    _, scale = await statements.wallet(db, user_id, asset)
+    given = {"user_id": user_id, "asset": asset, "status": status.value, "reason": reason}
+    refused = await db.scalar(CHANGE_STATUS, given | audit.whence(db)) or {}
+    if refused.get("error") == NotEmpty.code:
         raise NotEmpty(
             "Only an empty wallet can be closed.",
-            balance=decimal(account.posted, scale),
-            held=decimal(account.held, scale),
+            balance=decimal(refused["balance"], scale),
+            held=decimal(refused["held"], scale),
             currency=asset,
         )
-    before = {"status": account.status}
-    if account.status == status:
-        audit.nothing_changed(db)
-        return account, scale
-    account.status = status
-    await db.flush()
-    after = {"status": status, "reason": reason}
-    await audit.record(db, CHANGES[status], "wallet", account.id, before=before, after=after)
-    return account, scale
+    return await statements.wallet(db, user_id, asset)
 
 
 class OverdraftInUse(BursarError, status=409, code="wallet.overdraft_in_use"):
@@ -245,35 +240,28 @@ class OverdraftTooLarge(BursarError, status=422, code="wallet.overdraft_too_larg
     """More than a wallet may be overdrawn by the settings (points: not at all); `most` says it."""
 
 
+CHANGE_OVERDRAFT = text(
+    "select change_wallet_overdraft(:user_id, :asset, :overdraft, :reason, :address, :request_id)"
+)
+
+
 async def change_overdraft(
     db: AsyncSession, user_id: UUID, asset: str, limit: Decimal, *, reason: str | None = None
 ) -> tuple[Account, int]:
     """How far below zero a wallet may go, but never less than it has gone already."""
-    account, scale = await statements.wallet(db, user_id, asset, lock=True)
+    _, scale = await statements.wallet(db, user_id, asset)
     overdraft = signed_minor(limit, scale, pointer="/limit")
-    is_money = (await assets.asset(db, asset)).kind == "currency"
-    most = await system.value(db, OVERDRAFT_AT_MOST) if is_money else Decimal(0)
-    if limit > most:
+    given = {"user_id": user_id, "asset": asset, "overdraft": overdraft, "reason": reason}
+    refused = await db.scalar(CHANGE_OVERDRAFT, given | audit.whence(db)) or {}
+    if refused.get("error") == OverdraftTooLarge.code:
+        most = Decimal(refused["most"])
         raise OverdraftTooLarge(
             f"A wallet here may be overdrawn by {most} at most.", most=most, currency=asset
         )
-    used = max(0, account.held - account.posted)
-    if overdraft < used:
-        raise OverdraftInUse(
-            f"{decimal(used, scale)} of the overdraft is in use.",
-            used=decimal(used, scale),
-            currency=asset,
-        )
-    if account.overdraft == overdraft:
-        audit.nothing_changed(db)
-        return account, scale
-    before = {"overdraft": account.overdraft}
-    account.overdraft = overdraft
-    await db.flush()
-    after = {"overdraft": overdraft, **({"reason": reason} if reason else {})}
-    action = "wallets.overdraft_changed"
-    await audit.record(db, action, "wallet", account.id, before=before, after=after)
-    return account, scale
+    if refused.get("error") == OverdraftInUse.code:
+        used = decimal(refused["used"], scale)
+        raise OverdraftInUse(f"{used} of the overdraft is in use.", used=used, currency=asset)
+    return await statements.wallet(db, user_id, asset)
 
 
 async def adjust(
@@ -290,7 +278,9 @@ async def adjust(
     facts |= {"reason": reason, "proposed_by": person}
     await db.execute(ONE_AT_A_TIME, {"name": f"adjustments of {person}"})
     if before := await adjusted_before(db, facts, fact):
+        audit.nothing_changed(db)
         return before, True
+    facts["key"] = fact["key"]
     today = await statements.adjusted_alone_today(db, person, asset)
     if alone := decimal(today + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
         outcome = await post_adjustment(db, facts, fact)
@@ -312,15 +302,17 @@ ONE_AT_A_TIME = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
 async def adjusted_before(
     db: AsyncSession, facts: Mapping[str, Any], fact: Fact
 ) -> Adjustment | None:
-    """What this key has posted, also when the limit of today has been used up since."""
-    query = select(Operation.id).filter_by(scope=fact["scope"], key=fact["key"])
-    operation_id = await db.scalar(query)
-    if operation_id is None:
+    """What this key has proposed or posted, also when the limit of today has been used up since."""
+    posted = select(Operation.id).filter_by(scope=fact["scope"], key=fact["key"])
+    operation_id = await db.scalar(posted)
+    ours = select(Adjustment).filter_by(proposed_by=facts["proposed_by"], key=fact["key"])
+    if operation_id:  # before there were keys among adjustments, it had none
+        ours = select(Adjustment).filter_by(operation_id=operation_id)
+    row = await db.scalar(ours)
+    if row is None and operation_id is None:
         return None
-    ours = select(Adjustment).filter_by(**facts, operation_id=operation_id)
-    if (row := await db.scalar(ours)) is None:
+    if row is None or any(getattr(row, name) != value for name, value in facts.items()):
         raise KeyReused("This key was used before for something else; take a new one.")
-    audit.nothing_changed(db)
     return row
 
 

@@ -15,6 +15,7 @@ from bursar.core import paging
 from bursar.core.errors import InvalidInput, NotFound
 from bursar.core.money import decimal
 from bursar.core.paging import Order, Page, PageQuery
+from bursar.wallets.assets import asset as known_asset
 from bursar.wallets.ledger import SENTENCES, UnknownAccount, UnknownHold, UnknownTransfer
 from bursar.wallets.models import Account, Adjustment, Asset, Hold
 
@@ -29,18 +30,13 @@ async def wallets(db: AsyncSession, user_id: UUID) -> list[tuple[Account, int]]:
     return [(account, scale) for account, scale in await db.execute(query)]
 
 
-async def wallet(
-    db: AsyncSession, user_id: UUID, asset: str, *, lock: bool = False
-) -> tuple[Account, int]:
-    """The customer's wallet in one asset; locked against everything that would move it."""
-    query = select(Account, Asset.scale).join(Asset, Asset.code == Account.asset)
-    query = query.where(Account.owner_id == user_id, Account.asset == asset)
-    if lock:
-        query = query.with_for_update(of=Account, key_share=True)
-    row = (await db.execute(query.execution_options(populate_existing=True))).one_or_none()
-    if row is None:
+async def wallet(db: AsyncSession, user_id: UUID, asset: str) -> tuple[Account, int]:
+    """The customer's wallet in one asset."""
+    scale = (await known_asset(db, asset)).scale
+    query = select(Account).where(Account.owner_id == user_id, Account.asset == asset)
+    account = await db.scalar(query.execution_options(populate_existing=True))
+    if account is None:
         raise UnknownAccount("This customer has no wallet in that currency.")
-    account, scale = row
     return account, scale
 
 

@@ -25,7 +25,6 @@ import asyncpg
 import orjson
 from prometheus_client import Histogram
 
-from bursar.core import wire
 from bursar.core.database import Database
 from bursar.core.database_errors import DatabaseUnavailable, OutcomeUnknown, state_of
 from bursar.core.errors import BursarError, InvalidInput
@@ -37,7 +36,7 @@ from bursar.wallets.till_link import Effort, Link, Unreachable
 
 log = logging.getLogger("bursar.till")
 
-SHARDS = 16  # of the company's accounts: with_shard() in wallets/posting.sql
+SHARDS = 16  # of the company's accounts: shard_for() in wallets/posting.sql
 DIGITS = {digit: value for value, digit in enumerate("0123456789abcdef")}
 MOST_AT_ONCE = 1000  # requests of one call of post_all
 MOST_IN_BATCH = 250  # half of 512 callers: while theirs commits, the others' fills
@@ -215,7 +214,7 @@ def body(request: Request) -> bytes:
     return text
 
 
-NUL = re.compile(wire.NUL.pattern.encode())
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Lane:

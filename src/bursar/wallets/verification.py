@@ -33,7 +33,9 @@ CHAINS = """
     select *, coalesce(lag(seq) over side, 0) as seq_before,
       coalesce(lag(after) over side, 0)::numeric as balance_before,
       lag(posted_at) over side as posted_before
-    from entries window side as (partition by account order by seq)
+    from entries
+    -- what stands before the first entry is no chain, and the first one none the worse
+    window side as (partition by account, seq > 0 order by seq, id)
   )
   select case
       when seq <> seq_before + 1 then 'gap'
@@ -107,6 +109,9 @@ ASSETS = """
     coalesce(accounts.asset, 'nothing'))
   from holds left join accounts on accounts.id = account_id
   where accounts.asset is distinct from holds.asset
+  union all
+  select 'wrong_asset', moved_at, id, format('Account %s is in %s, which is no asset.', id, asset)
+  from accounts where not exists (select from assets where code = asset)
 """
 
 OPERATIONS = """
@@ -117,6 +122,10 @@ OPERATIONS = """
       case jsonb_typeof(outcome -> 'legs') when 'array' then outcome -> 'legs' end), 0) = 0
     or jsonb_path_exists(outcome, '$.legs[*] ?
       (!exists(@.transfer_id ? (@ != null)) && !exists(@.hold_id ? (@ != null)))')
+  union all
+  select 'wrong_outcome', min(happened), operation, format(
+    'The outcome of operation %s names transfer %s %s times.', operation, transfer, count(*))
+  from legs where transfer is not null group by operation, transfer having count(*) > 1
   union all
   select 'wrong_outcome', created_at, id, format(
     'The outcome of operation %s is that of %s.', id,
@@ -130,7 +139,7 @@ TRANSFERS = """
       when named.transfer is null then 'unknown_operation'
       when transfers.id is null then 'missing_transfer'
       else 'wrong_outcome'
-    end as kind, coalesce(posted_at, happened) as at, coalesce(transfers.id, operation) as id,
+    end as kind, least(posted_at, happened) as at, coalesce(transfers.id, operation) as id,
     case
       when named.transfer is null then format(
         'No outcome names transfer %s, expected that of operation %s.', transfers.id, operation_id)
@@ -161,7 +170,7 @@ HOLDS = """
       when hold is null then 'unknown_operation'
       when id is null then 'missing_hold'
       else 'wrong_outcome'
-    end as kind, coalesce(moment, happened) as at, coalesce(id, operation) as id,
+    end as kind, least(moment, happened) as at, coalesce(id, operation) as id,
     case
       when hold is null then format(
         'No outcome says that hold %s was %s, expected that of operation %s.', id, verb, by)
@@ -314,9 +323,9 @@ async def verify(
 
 def order(finding: Finding) -> tuple[bool, datetime, bool]:
     """By time; a transfer before the account that it leaves wrong, sums of everything last."""
-    latest = datetime.max.replace(tzinfo=UTC)
+    at = finding.at or datetime.max
     return (
         finding.at is None,
-        finding.at or latest,
+        at if at.tzinfo else at.replace(tzinfo=UTC),  # asyncpg's infinity has no zone
         finding.kind in ("wrong_account", "wrong_held", "beyond_limit"),
     )

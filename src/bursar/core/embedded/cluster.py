@@ -42,7 +42,9 @@ ADVISED = {
     "max_logical_replication_workers": "0",
     "jit": "off",
     "min_wal_size": "80MB",
-    "max_wal_size": "1GB",
+    # At its first change after a checkpoint a page is logged whole. Checkpoints that come by time,
+    # not by how much was logged, keep a full ledger as fast as an empty one.
+    "max_wal_size": "4GB",
     "random_page_cost": "1.1",
     "shared_preload_libraries": "pg_stat_statements",
     "track_io_timing": "on",

@@ -1,0 +1,138 @@
+-- Invoices: what is left of the money for one, and how it is settled, once.
+
+-- What is left here of the money that has paid for something: by an operation of the ledger, or by a
+-- payment.
+create or replace function money_kept(its_operation uuid, its_payment uuid) returns numeric
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select trim_scale((amount
+    - coalesce((select sum(amount) from transfers where reverses = paid.id), 0))
+    / power(10::numeric, assets.scale))
+  from transfers as paid join assets on assets.code = paid.asset where paid.id = its_operation
+  union all
+  select captured - refunded from payments where id = its_payment
+$$;
+revoke execute on function money_kept(uuid, uuid) from public;
+
+create or replace function invoice_money_kept(its_id uuid) returns numeric
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select money_kept(operation_id, payment_id) from invoices
+  where id = its_id and (session_user <> 'app_user' or user_id = current_subject())
+$$;
+revoke execute on function invoice_money_kept(uuid) from public;
+grant execute on function invoice_money_kept(uuid) to app_user, staff_user, worker_user;
+
+-- Invoices: numbered without a gap in each year, and settled once: by the whole of their total, or by
+-- being given up. Only where the money that has paid one is gone it is open again, or given up: then
+-- it says nothing of that money any more, and the payment does.
+create or replace trigger number_in_series before insert on invoices
+  for each row execute function number_in_series();
+
+create or replace function advance_invoice() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  kept numeric;
+begin
+  if (old.id, old.year, old.number, old.month, old.currency, old.total, old.issued_at)
+    is distinct from
+    (new.id, new.year, new.number, new.month, new.currency, new.total, new.issued_at)
+    or new.user_id is distinct from old.user_id and new.user_id is not null
+    or old.status <> 'open' and (old.status, new.status) not in (('paid', 'open'), ('paid', 'void'))
+      and (new.status, new.paid_at, new.operation_id, new.payment_id, new.void_reason)
+      is distinct from (old.status, old.paid_at, old.operation_id, old.payment_id, old.void_reason)
+    or (old.status, new.status) <> ('paid', 'open')
+      and (new.due_at, new.reopened_at, new.reopen_reason)
+      is distinct from (old.due_at, old.reopened_at, old.reopen_reason)
+  then
+    raise exception 'an invoice is settled once, and never changed'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  if old.status = 'paid' and new.status <> 'paid' then
+    kept := money_kept(old.operation_id, old.payment_id);
+    if kept >= old.total or kept > 0 and new.status = 'void' then
+      raise exception 'an invoice is settled once, unless the money for it is gone'
+        using errcode = 'integrity_constraint_violation';
+    end if;
+    new.paid_at := null;
+    new.operation_id := null;
+    new.payment_id := null;
+    if new.status = 'open' then
+      new.reopened_at := now();
+      new.overdue_mailed_at := null;
+    end if;
+  elsif old.status = 'open' and new.status = 'paid'
+    and (money_kept(new.operation_id, new.payment_id) < new.total
+      or new.payment_id is not null and not exists (
+        select from payments where id = new.payment_id and invoice_id = new.id)
+      or new.operation_id is not null and not exists (
+        select from transfers join accounts on accounts.id = debit_id
+        where transfers.id = new.operation_id and owner_id = new.user_id
+          and transfers.asset = new.currency))
+  then
+    raise exception 'an invoice is paid by the whole of its total, for it'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+revoke execute on function advance_invoice() from public;
+create or replace trigger advance_invoice before update on invoices
+  for each row execute function advance_invoice();
+create or replace trigger touch before update on invoices
+  for each row when (old.status is distinct from new.status) execute function touch();
+call never_removed('invoices');
+
+-- A payment for an invoice is its customer's, in its currency.
+create or replace function check_invoice_payment() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  if not exists (
+    select from invoices
+    where id = new.invoice_id and user_id = new.user_id and currency = new.currency)
+  then
+    raise exception 'a payment for an invoice is its customer''s, in its currency'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return new;
+end $$;
+revoke execute on function check_invoice_payment() from public;
+create or replace trigger check_invoice before insert on payments
+  for each row when (new.invoice_id is not null) execute function check_invoice_payment();
+
+-- At the end of its transaction an invoice is the sum of its lines, rounded down to what can be paid:
+-- also where a line was added, or none was.
+create or replace function check_invoice_total() returns trigger
+language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
+declare
+  its_id uuid := case tg_table_name when 'invoices' then (to_jsonb(new) ->> 'id')::uuid
+    else (to_jsonb(new) ->> 'invoice_id')::uuid end;
+begin
+  if exists (
+    select from invoices join assets on assets.code = invoices.currency
+    where invoices.id = its_id and total is distinct from (
+      select trunc(sum(amount) / power(10::numeric, assets.scale), scale(total))
+      from usage_charges where invoice_id = its_id))
+  then
+    raise exception 'an invoice is the sum of its lines' using errcode = 'integrity_constraint_violation';
+  end if;
+  return null;
+end $$;
+revoke execute on function check_invoice_total() from public;
+drop trigger if exists check_invoice_total on invoices;
+create constraint trigger check_invoice_total after insert on invoices
+  deferrable initially deferred for each row execute function check_invoice_total();
+drop trigger if exists check_invoice_total on usage_charges;
+create constraint trigger check_invoice_total after insert on usage_charges
+  deferrable initially deferred for each row when (new.invoice_id is not null)
+  execute function check_invoice_total();
+
+-- Who may see and do what.
+
+call lock_down('invoices');
+call let_owner_and_staff_read('invoices');
+create policy working on invoices to worker_user using (true) with check (true);
+grant insert (user_id, month, currency, total, due_at),
+  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,
+    reopen_reason) on invoices to worker_user;
+grant update (status, void_reason, reopen_reason, due_at, next_try_at) on invoices to staff_user;
+create policy staff_change on invoices for update to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+  with check (status in ('open', 'void'));

@@ -1,0 +1,167 @@
+"""What older releases have left behind is brought to what this one counts on."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from bursar.core.migrate import head, migrate
+from tests import databases
+from tests.accounts.people import change, rows
+from tests.conftest import Live
+from tests.keys.keyholders import key_of, service_key
+from tests.keys.test_lines import rotated
+from tests.metering.test_ingest import event, outcomes
+from tests.metering.test_retention import months_ago, turn_months
+from tests.wallets.purses import move_in
+
+LONG = 2000
+
+
+@pytest.fixture
+async def before_lines() -> AsyncIterator[str]:
+    url = await databases.at_revision("20261128_0023")
+    yield url
+    await databases.discard(url)
+
+
+async def fetch(url: str, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(databases.raw(url))
+    try:
+        return [tuple(row.values()) for row in await connection.fetch(sql, *arguments)]
+    finally:
+        await connection.close()
+
+
+async def upgrade(url: str) -> None:
+    await migrate(url, databases.test_settings(), lambda _: None)
+
+
+# 0024: lines of keys
+
+PEOPLE = """
+insert into users (email, name) values ('carl@example.com', 'carl'), ('dora@example.com', 'dora')
+"""
+KEY = """
+insert into api_keys (id, name, user_id, rotated_from, key_hash, start, last_four)
+select md5($1)::uuid, $1, (select id from users where name = $2), md5($3)::uuid,
+  sha256($1::bytea), 'bur_live_AAAA', 'AAAA'
+"""
+CHAIN = """
+insert into api_keys (id, name, user_id, rotated_from, key_hash, start, last_four)
+select md5('c' || n)::uuid, 'c' || n, (select id from users where name = 'carl'),
+  case when n > 1 then md5('c' || n - 1)::uuid end, sha256(('c' || n)::bytea), 'bur_live_AAAA',
+  'AAAA'
+from generate_series(1, $1::integer) as n
+"""
+USED = """
+insert into api_key_months (api_key_id, month, requests, units)
+select id, '2026-10', 1, 3 from api_keys union all
+select id, '2026-11', 10, 20 from api_keys where name in ('c2', 'd2', 's2')
+"""
+LINES = """
+select first.name, count(*) filter (where first.user_id is not distinct from api_keys.user_id)
+from api_keys join api_keys as first on first.id = api_keys.line_id group by 1
+"""
+SUMS = """
+select name, month, requests, units
+from api_key_months join api_keys on id = api_key_months.line_id order by 1, 2
+"""
+# By name, by owner, by what it was rotated from. Only plain SQL can make those that change hands.
+OTHERS = [
+    ("branch", "carl", "c10"), ("d1", "dora", f"c{LONG}"), ("d2", "dora", "d1"),
+    ("back", "carl", "d2"), ("further", "carl", "back"), ("s1", None, None), ("s2", None, "s1"),
+    ("given", "carl", "s2"), ("taken", None, "c5"), ("alone", "dora", None),
+]  # fmt: skip
+FIRST = {
+    "c1": LONG + 1, "d1": 2, "back": 2, "s1": 2, "given": 1, "taken": 1, "alone": 1,
+}  # fmt: skip
+
+
+async def test_old_keys_form_lines_that_stay_with_their_owner(before_lines: str) -> None:
+    await fetch(before_lines, PEOPLE)
+    await fetch(before_lines, CHAIN, LONG)
+    for key in OTHERS:
+        await fetch(before_lines, KEY, *key)
+    await fetch(before_lines, USED)
+    await upgrade(before_lines)
+    assert dict(await fetch(before_lines, LINES)) == FIRST
+    later = {"c1": (10, 20), "d1": (10, 20), "s1": (10, 20)}
+    assert await fetch(before_lines, SUMS) == sorted(
+        [(name, "2026-10", number, 3 * number) for name, number in FIRST.items()]
+        + [(name, "2026-11", *sums) for name, sums in later.items()]
+    )
+
+
+# 0026: months that were dropped, limits that differ
+
+
+async def as_of_0025(live: Live, *statements: str) -> None:
+    """The same database with what that release could have left; then 0026 is applied again."""
+    connection = await asyncpg.connect(databases.raw(live.url))
+    await connection.execute("alter table usage_kept disable trigger user")
+    await connection.execute("alter table api_keys disable trigger share_limits")
+    for statement in ("drop index uq_usage_kept", *statements):
+        await connection.execute(statement)
+    await connection.execute("alter table usage_kept enable trigger user")
+    await connection.execute("alter table api_keys enable trigger share_limits")
+    await connection.execute("update alembic_version set version_num = '20261128_0025'")
+    await databases.advance(live.url, "20261128_0026")
+    await connection.execute("update alembic_version set version_num = $1", head())
+    await connection.close()
+
+
+async def since(live: Live) -> list[str]:
+    return [row["since"] for row in await rows(live, "select since from usage_kept")]
+
+
+async def test_months_that_were_dropped_long_ago_are_known_as_dropped(live_db: Live) -> None:
+    """By their sums, which are there, and their partition, which is not."""
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    sent = {n: event(n, timestamp=months_ago(n).isoformat()) for n in (3, 4, 5, 7)}
+    assert await outcomes(live_db, shop, sent[3], sent[5], sent[7]) == ["counted"] * 3
+    await change(live_db, "usage_retention_months", 3)
+    await turn_months(live_db)
+    await rows(live_db, "delete from usage_event_ids where seen_on < current_date - 1")
+    await as_of_0025(live_db, "update usage_kept set since = '0001-01'")
+    assert await since(live_db) == [f"{months_ago(4):%Y-%m}"]
+    await change(live_db, "usage_retention_months", 13)
+    told = await outcomes(live_db, shop, *sent.values())
+    assert told == ["duplicate", "counted", *["usage.before_retention"] * 2]
+    later = f"{months_ago(2):%Y-%m}"
+    await as_of_0025(live_db, f"update usage_kept set since = '{later}'")
+    assert await since(live_db) == [later]  # it never goes back
+
+
+async def test_where_nothing_was_dropped_nothing_is_known_as_dropped(live_db: Live) -> None:
+    """Though months between have no partition: nobody has reported anything of them."""
+    await move_in(live_db)
+    shop = await service_key(live_db)
+    old, older = (event(n, timestamp=months_ago(n).isoformat()) for n in (5, 9))
+    assert await outcomes(live_db, shop, old) == ["counted"]
+    for lost in ("select 1", "delete from usage_kept"):
+        await as_of_0025(live_db, lost)
+        assert await since(live_db) == ["0001-01"]
+    assert await outcomes(live_db, shop, old, older) == ["duplicate", "counted"]
+
+
+async def test_limits_that_differ_within_a_line_become_those_of_its_newest_key(
+    live_db: Live,
+) -> None:
+    await move_in(live_db)
+    first = await key_of(live_db, per_month=100, per_minute=60)
+    second = await rotated(live_db, first.id, 0)
+    third = await rotated(live_db, second.id, 3600)
+    fourth, other = await rotated(live_db, third.id, 3600), await key_of(live_db, per_month=100)
+    lowered = "update api_keys set per_month = 7, per_minute = null, per_second = 2"
+    await as_of_0025(live_db, f"{lowered} where id = '{fourth.id}'")
+    limits = "select id::text, per_second, per_minute, per_month from api_keys"
+    assert {row[0]: tuple(row)[1:] for row in await rows(live_db, limits)} == {
+        first.id: (None, 60, 100),  # it is over, and stays as it was
+        second.id: (2, None, 7),
+        third.id: (2, None, 7),
+        fourth.id: (2, None, 7),
+        other.id: (None, None, 100),
+    }
