@@ -94,7 +94,7 @@ async def test_who_cannot_announce_trusts_nothing_and_goes_on_listening(live_db:
         nonlocal looks
         looks += 1
 
-    notices = Notices(live_db.database, BRISK)
+    notices = Notices(live_db.database, Pace(look_seconds=NEVER, beat_seconds=2))
     notices.on("words", lambda _: None, look=look)
     async with notices.listening():
         await until(lambda: notices.hears, "the echo")

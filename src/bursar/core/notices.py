@@ -219,19 +219,17 @@ class Echo:
         can be announced, as while all connections are in use, that says nothing of hearing."""
         self._waited_for = secrets.token_hex(8)
         self.came.clear()
-        announced = False
         try:
             async with asyncio.timeout(within_seconds):
                 await self._database.fetch_one(DOOR, ANNOUNCE, self.channel, self._waited_for)
-                announced = True
-                await self.came.wait()
-            return True
-        except BursarError:
+        except (BursarError, TimeoutError):
             return False
+        try:  # with time of its own: how long a connection was waited for says nothing of hearing
+            async with asyncio.timeout(within_seconds):
+                await self.came.wait()
         except TimeoutError:
-            if not announced:
-                return False
             raise TimeoutError(
                 f"nothing was heard of what was announced {within_seconds} s ago; a pooler in "
                 "between may swallow notices"
             ) from None
+        return True
