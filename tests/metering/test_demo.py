@@ -50,7 +50,7 @@ async def test_it_is_quick_and_goes_on_after_a_crash(live_db: Live) -> None:
     before = await rows(live_db, "select count(*) from usage")
     started = perf_counter()
     await usage.report(live_db.database)
-    assert perf_counter() - started < 10  # about 1 s where nothing else is at work
+    assert perf_counter() - started < 30  # about 1 s where nothing else is at work
     [after] = await rows(live_db, "select count(*) from usage")
     assert 100 < after[0] - before[0][0] < 400
     await assert_sums_hold(live_db)
