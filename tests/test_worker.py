@@ -15,7 +15,7 @@ from bursar.core.migrate import migrate
 from bursar.worker import CannotSignIn, Pace, Worker
 from tests import databases, jobs_world
 from tests.clusters import cluster
-from tests.workers import QUICK, Bench, bench, ended, until
+from tests.workers import QUICK, Bench, bench, ended, stopping, until
 
 
 @pytest.fixture
@@ -186,11 +186,11 @@ async def test_two_workers_add_a_cron_job_once_for_each_time(here: Bench) -> Non
 
 
 async def test_a_stopping_worker_ends_what_it_can_and_hands_back_the_rest(here: Bench) -> None:
-    worker = here.worker(shutdown_seconds=2)
+    worker = here.worker(shutdown_seconds=4)
     short = await here.enqueue(jobs_world.wait, {"word": "short"})
     long = await here.enqueue(jobs_world.wait, {"word": "long"})
     await here.until_noted("begun", "short 1", "long 1")
-    worker.terminate()
+    await stopping(worker)
     late = await here.enqueue(jobs_world.write, {"word": "late"})
     await here.say("operator", "go short")
     assert await ended(worker) == 0

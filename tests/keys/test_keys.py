@@ -1,6 +1,7 @@
 """Keys: made, shown once, changed, rotated and revoked; nobody sees or touches another's."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -316,12 +317,16 @@ async def test_what_changes_while_it_is_looked_up_is_not_kept(live_db: Live) -> 
 
 async def test_a_key_goes_when_its_time_has_come_though_it_is_known(live_db: Live) -> None:
     await move_in(live_db)
-    soon = datetime.now(UTC) + timedelta(seconds=0.4)
-    carl = await key_of(live_db, expires_at=soon.isoformat())
+    carl = await key_of(live_db)
     notices = Notices(live_db.database, TOLD)
     ring = Keyring(live_db.database, notices)
     async with notices.listening():
-        await ring.actor(carl.key, None)
+        for seconds in (0.4, 4, 40):  # a busy machine may be later than the first
+            soon = datetime.now(UTC) + timedelta(seconds=seconds)
+            await rows(live_db, "update api_keys set expires_at = $1", soon)
+            with suppress(BadToken):
+                await ring.actor(carl.key, None)
+                break
         await until(lambda: datetime.now(UTC) > soon, "its time")
         with pytest.raises(BadToken):
             await ring.actor(carl.key, None)

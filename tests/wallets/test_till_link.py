@@ -88,6 +88,7 @@ async def test_what_was_sent_and_never_answered_is_unknown(
             await slow
         with pytest.raises(DatabaseUnavailable):
             await waits
+    monkeypatch.setattr(till, "PATIENCE_SECONDS", 60)
     assert (await desk.post(charge(carl, 1, "later"))).legs[0].balance in (99, 98)
 
 
