@@ -12,6 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.app import create_app
@@ -43,6 +45,13 @@ def only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(only_loopback)
+
+
+# How quickly examples are made and tried says how busy the machine is; the rest stays as it is.
+hypothesis_settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("unhurried")
 
 
 def pytest_report_header() -> list[str]:

@@ -41,7 +41,10 @@ def tiers(draw: st.DrawFn) -> Tiers:
     return [(bound, f"{draw(prices):f}") for bound in (*bounds, None)]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(tiers(), st.integers(0, 10**6), st.integers(0, 10**8), st.sampled_from([0, 2, 6]))
 async def test_what_units_cost_is_exact(
     db: AsyncSession, each: Tiers, included: int, units: int, scale: int

@@ -130,7 +130,6 @@ MOVES = st.lists(
 
 @settings(
     max_examples=8,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(MOVES, st.integers(1, 40))
