@@ -64,7 +64,7 @@ async def running(**options: Any) -> AsyncIterator[Program]:
     )
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), 20)
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
         yield Program(process, int(line))
     finally:
         if process.returncode is None:
