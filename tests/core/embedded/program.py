@@ -33,7 +33,6 @@ def say(line: str) -> None:
 
 
 def leave(number: int, _: object) -> None:
-    os.write(1, b'{"leaving": true}\n')  # whatever else is being written
     raise SystemExit(0)
 
 
