@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.api import parsed, whose
@@ -25,7 +25,7 @@ from bursar.core.idempotency import REPLAYED, BadKey, KeyReused, operation_key, 
 from bursar.core.money import BAD_AMOUNTS
 from bursar.core.paging import Page, PageQuery, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import Route, Time, answer, begins_with_date
+from bursar.core.wire import Day, Route, Time, answer
 from bursar.wallets import assets, export, ledger, queries, rules, spending
 from bursar.wallets import service as wallets
 from bursar.wallets.charge_schemas import Currency
@@ -203,7 +203,6 @@ async def export_transactions(
 
 
 MOST_DAYS = 366
-Day = Annotated[date, BeforeValidator(begins_with_date)]
 
 
 class SpendingQuery(BaseModel):
