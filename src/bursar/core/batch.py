@@ -55,7 +55,7 @@ def place_in(item: Any) -> tuple[str, ...]:
 
 
 def refused(error: BursarError) -> dict[str, Any]:
-    """What an answer says of an item that was refused, with what it would have been answered alone."""
+    """What an answer of many says of one; `status_code` is what it would have been told alone."""
     said = {"status": "refused", "status_code": error.status}
     said |= {"code": error.code, "detail": error.detail}
     return {**said, "errors": error.errors} if error.errors else said
