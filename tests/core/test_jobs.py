@@ -23,12 +23,6 @@ from tests.workers import CUSTOMER, LEASE, STAFF, Bench, bench
 NO_LEASE = timedelta(0)
 
 
-@pytest.fixture
-async def here() -> AsyncIterator[Bench]:
-    async with bench() as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Bench]:
     """For tests that leave nothing behind."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from bursar.auth.actor import Actor
 from bursar.auth.guard import service
 from bursar.auth.scopes import KeyScope
-from bursar.core.batch import Misfit
+from bursar.core.batch import Misfit, refused
 from bursar.core.database import Database, Within
 from bursar.core.errors import BursarError
 from bursar.core.hot import hot
@@ -121,8 +121,6 @@ async def tell_outcomes(
 
 
 def told_of(usage_id: UUID | str | None, told: outcomes.Told) -> dict[str, Any]:
-    if not isinstance(told, BursarError):
-        return {"usage_id": usage_id, "status": told, "status_code": 200}
-    refused = {"usage_id": usage_id, "status": "refused", "status_code": told.status}
-    refused |= {"code": told.code, "detail": told.detail}
-    return {**refused, "errors": told.errors} if told.errors else refused
+    if isinstance(told, BursarError):
+        return {"usage_id": usage_id, **refused(told)}
+    return {"usage_id": usage_id, "status": told, "status_code": 200}
