@@ -2,7 +2,7 @@
 
     from bursar.wallets import service as wallets
 
-    await wallets.post(db, ledger.Request("payments", "stripe:pi_1:captured", legs))
+    await wallets.fund(db, user_id, 5_000_000, scope="payments", key="stripe:pi_1:captured")
 
 A key says which fact it is, so the same fact told twice is done once. One transaction posts once:
 what belongs together is legs of one request. Two posts in one could wait for each other's accounts
@@ -12,6 +12,7 @@ as the worker (wallets/till.py).
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -84,18 +85,81 @@ class Fact(TypedDict):
     key: str
 
 
+class About(Fact, total=False):
+    """And what is kept beside it."""
+
+    category: str | None
+    metadata: dict[str, Any] | None
+    effective_at: datetime | None
+
+
 async def do(db: AsyncSession, event: str, fact: Fact, *legs: Leg) -> Outcome:
     """Whoever's transaction it is, it is their doing."""
     origin = db.info.get("origin")
     return await post(db, Request(fact["scope"], fact["key"], legs, origin, event))
 
 
+async def move(
+    db: AsyncSession, event: str, debit: str, credit: str, amount: int, asset: str, kind: str,
+    about: About,
+) -> Outcome:  # fmt: skip
+    more: Any = {name: value for name, value in about.items() if name not in ("scope", "key")}
+    leg = ledger.transfer(debit, credit, amount, asset, kind=kind, **more)
+    return await do(db, event, {"scope": about["scope"], "key": about["key"]}, leg)
+
+
 async def fund(
-    db: AsyncSession, user_id: UUID, amount: int, asset: str = USD, **fact: Unpack[Fact]
+    db: AsyncSession, user_id: UUID, amount: int, asset: str = USD, **about: Unpack[About]
 ) -> Outcome:
     """Money that came in from outside."""
-    leg = ledger.transfer("clearing", ledger.user(user_id), amount, asset, kind="funding")
-    return await do(db, "wallets.funded", fact, leg)
+    wallet = ledger.user(user_id)
+    return await move(db, "wallets.funded", "clearing", wallet, amount, asset, "funding", about)
+
+
+async def charge(
+    db: AsyncSession, user_id: UUID, amount: int, asset: str = USD, **about: Unpack[About]
+) -> Outcome:
+    """What the customer used."""
+    wallet = ledger.user(user_id)
+    return await move(db, "wallets.charged", wallet, "revenue", amount, asset, "charge", about)
+
+
+async def hold(
+    db: AsyncSession,
+    user_id: UUID,
+    amount: int,
+    asset: str = USD,
+    *,
+    seconds: int,
+    category: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """An amount is set aside until it is captured, voided, or its time has passed."""
+    wallet = ledger.user(user_id)
+    leg = ledger.hold(
+        wallet, amount, asset, kind="charge", seconds=seconds, category=category, metadata=metadata
+    )
+    return await do(db, "wallets.held", fact, leg)
+
+
+async def capture(
+    db: AsyncSession,
+    hold_id: UUID,
+    amount: int | None = None,
+    *,
+    final: bool = False,
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """A part of a hold, or all that is left of it."""
+    leg = ledger.capture(hold_id, amount, final=final, metadata=metadata)
+    return await do(db, "wallets.captured", fact, leg)
+
+
+async def void(db: AsyncSession, hold_id: UUID, **fact: Unpack[Fact]) -> Outcome:
+    """What is left of a hold goes back."""
+    return await do(db, "wallets.voided", fact, ledger.void(hold_id))
 
 
 class PartOfMore(BursarError, status=409, code="wallet.part_of_more"):
@@ -117,6 +181,29 @@ async def reverse(
         raise PartOfMore("This transfer is one of several that go back together, or not at all.")
     legs = (ledger.reverse(each, amount, metadata=metadata) for each in together)
     return await do(db, "wallets.reversed", fact, *legs)
+
+
+async def exchange(
+    db: AsyncSession,
+    user_id: UUID,
+    *,
+    sold: tuple[int, str],
+    bought: tuple[int, str],
+    metadata: dict[str, Any] | None = None,
+    **fact: Unpack[Fact],
+) -> Outcome:
+    """Money against other money, both or neither; the rate is the caller's affair."""
+    if sold[1] == bought[1]:
+        raise InvalidInput("An exchange is between two currencies.")
+    for code in (sold[1], bought[1]):
+        if (await assets.asset(db, code)).kind != "currency":
+            raise assets.unknown()
+    wallet = ledger.user(user_id)
+    legs = (
+        ledger.transfer(wallet, "exchange", *sold, kind="exchange", metadata=metadata),
+        ledger.transfer("exchange", wallet, *bought, kind="exchange", metadata=metadata),
+    )
+    return await do(db, "wallets.exchanged", fact, *legs)
 
 
 class NotEmpty(BursarError, status=409, code="wallet.not_empty"):
