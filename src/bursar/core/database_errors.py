@@ -66,8 +66,9 @@ CONFLICTS = {"40001", "40P01", "55P03", "23505", "23P01"}
 TOO_SLOW = {"57014", "25P03", "25P04"}  # statement, idle and transaction time limits
 # what a caller sent: too long, out of range, no such time, unstorable characters
 CALLERS = {"22001", "22003", "22007", "22008", "22021", "22P02", "22P05"}
-# connection lost, server going down or starting, out of resources, a standby, sign-in refused
-GONE = ("08", "57P", "53", "25006", "28")
+# lost for now, but by an answer: out of resources, a standby, sign-in refused
+SAID_NO = ("53", "25006", "28")
+GONE = ("08", "57P", *SAID_NO)  # or connection lost, server going down or starting
 
 SQL_ERRORS = (
     SQLAlchemyError,
@@ -109,6 +110,12 @@ def is_lost(error: BaseException) -> bool:
         return True  # the server went away between two messages
     closed = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
     return closed or state_of(error).startswith(GONE)
+
+
+def leaves_open(error: BaseException) -> bool:
+    """What was sent had no answer when it was lost: it may have happened, or happen yet."""
+    lost = isinstance(error, OSError) or is_lost(error)
+    return lost and not state_of(error).startswith(SAID_NO)
 
 
 def is_unsendable(error: BaseException) -> bool:

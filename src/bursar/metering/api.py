@@ -87,7 +87,7 @@ async def report_one(request: Request, actor: Annotated[Actor, REPORT], body: Ev
         status = 201 if outcome == "counted" else 200
         return answer({"event_id": body.event_id, "status": outcome}, status)
 
-    return await keyed.once(request, actor, count)
+    return await keyed.once(request, count)
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def report_many(
     async def count(database: Database | Within) -> Response:
         return told(items, await events.report(database, actor, asked))
 
-    return await keyed.once(request, actor, count)
+    return await keyed.once(request, count)
 
 
 def told(items: list[EventIn | Misfit], outcomes: list[events.Outcome]) -> Response:

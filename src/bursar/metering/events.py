@@ -181,6 +181,6 @@ async def ingest(database: Database | Within, rows: list[dict[str, Any]]) -> lis
         raise InvalidInput("A value is out of range or cannot be stored.") from None
     people = [*{row["user_id"] for row in rows}]
     months = [*{row["timestamp"][:7] for row in rows}]
-    found = await database.fetch_one(WORKER, INGEST, payload, people, months, TERMS)
+    found = await database.write_one(WORKER, INGEST, payload, people, months, TERMS)
     assert found is not None  # noqa: S101 - a function answers one row
     return list(found["outcomes"])
