@@ -90,6 +90,8 @@ def translate(error: BaseException) -> BursarError | None:
         log.warning("the database was lost: %s", state_of(error) or type(error).__name__)
         return DatabaseUnavailable.now()
     state = state_of(error)
+    if named := BursarError.by_sqlstate.get(state):
+        return named(words_of(error))
     if state in CALLERS or is_unsendable(error):
         return InvalidInput("A value is out of range or has characters that cannot be stored.")
     if state in CONFLICTS:
@@ -100,6 +102,13 @@ def translate(error: BaseException) -> BursarError | None:
 def state_of(error: BaseException) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
     return getattr(cause, "sqlstate", None) or ""
+
+
+def words_of(error: BaseException) -> str:
+    """What a function in the database said when it raised this, without rows and places."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    told = getattr(cause, "__cause__", None) or cause
+    return str(getattr(told, "message", told))
 
 
 def is_lost(error: BaseException) -> bool:

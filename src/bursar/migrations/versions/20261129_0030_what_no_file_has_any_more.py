@@ -5,7 +5,7 @@ Some of them have a successor of the same name and another shape, which its file
 
 from bursar.migrations.script import run
 
-revision = "20261129_0033"
+revision = "20261129_0030"
 down_revision = "20261129_0029"
 
 
