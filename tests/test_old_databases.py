@@ -165,3 +165,43 @@ async def test_limits_that_differ_within_a_line_become_those_of_its_newest_key(
         fourth.id: (2, None, 7),
         other.id: (None, None, 100),
     }
+
+
+# 0030: what earlier files have made
+
+LEFT_BEHIND = """
+create function let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text, integer,
+  interval, interval, bytea, integer) returns text language sql as 'select $2';
+create function accounts_of(text[], text[]) returns text[] language sql as 'select $1';
+create function take_payment_event(text, text, text, text, jsonb, timestamptz) returns text
+  language sql as 'select $1';
+create function count_latencies(integer[]) returns integer[] language sql as 'select $1';
+create function posted_one(jsonb) returns jsonb language sql as 'select $1';
+create function find_key(bytea) returns bytea language sql as 'select $1';
+create procedure let_usage_be_read(regclass) language sql as '';
+create procedure let_bills_be_read(regclass) language sql as '';
+create function sum_up_outcomes() returns trigger language plpgsql as 'begin return null; end';
+create trigger sum_up_outcomes after update on usage referencing new table as settled
+  for each statement execute function sum_up_outcomes();
+"""
+MADE = """
+select oid::regprocedure::text, pg_get_function_result(oid) from pg_proc
+where pronamespace = 'public'::regnamespace
+union all select tgname || ' on ' || tgrelid::regclass, tgfoid::regprocedure::text
+from pg_trigger where not tgisinternal order by 1, 2
+"""
+
+
+@pytest.fixture
+async def as_of_0029() -> AsyncIterator[str]:
+    url = await databases.at_revision("20261129_0029")
+    yield url
+    await databases.discard(url)
+
+
+async def test_nothing_is_left_of_earlier_files(as_of_0029: str, live_db: Live) -> None:
+    connection = await asyncpg.connect(databases.raw(as_of_0029))
+    await connection.execute(LEFT_BEHIND)
+    await connection.close()
+    await upgrade(as_of_0029)
+    assert await fetch(as_of_0029, MADE) == await fetch(live_db.url, MADE)

@@ -13,7 +13,12 @@ def upgrade() -> None:
     run("""
     drop function if exists posted_one(jsonb), with_shard(text, text), open_missing_wallets(jsonb),
       audit_postings(jsonb, jsonb[]), post_plain(ledger_leg[], uuid[]),
-      post_in_turn(ledger_leg[], uuid[]), entries_between(uuid, bigint, bigint), find_key(bytea);
+      post_in_turn(ledger_leg[], uuid[]), entries_between(uuid, bigint, bigint), find_key(bytea),
+      accounts_of(text[], text[]), count_latencies(integer[]),
+      take_payment_event(text, text, text, text, jsonb, timestamptz),
+      let_in(integer, text, text, text, text, uuid, text, text, uuid, text, text, integer, interval,
+        interval, bytea, integer);
+    drop procedure if exists let_usage_be_read(regclass), let_bills_be_read(regclass);
     drop trigger if exists refuse_change on usage;
     drop trigger if exists sum_up_outcomes on usage;
     drop function if exists sum_up_outcomes();
