@@ -309,6 +309,14 @@ async def test_an_error_from_elsewhere_is_not_the_databases(live_db: Live, error
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
 
 
+FULL_AT_COMMIT = (
+    """create function refuse() returns trigger language plpgsql as
+    $$ begin raise exception 'no space left on device' using errcode = 'disk_full'; end $$""",
+    """create constraint trigger refuse after insert on notes deferrable initially deferred
+    for each row execute function refuse()""",
+)
+
+
 async def test_a_database_lost_at_the_commit_leaves_the_outcome_open(live_db: Live) -> None:
     await notes.install(live_db)
     owner = await asyncpg.connect(os.environ[databases.ADMIN])
@@ -325,6 +333,17 @@ async def test_a_database_lost_at_the_commit_leaves_the_outcome_open(live_db: Li
             await write_and_lose()
     finally:
         await owner.close()
+
+
+async def test_what_is_refused_at_the_commit_has_not_happened(live_db: Live) -> None:
+    """By an answer: the server has no room for it, and nothing is left open."""
+    await notes.install(live_db)
+    for statement in FULL_AT_COMMIT:
+        await rows(live_db, statement)
+    async with live_db.api(CARL) as api:
+        answer = await api.post(NOTES, json={"body": "never"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database.unavailable")
+    assert await rows(live_db, "select from notes") == []
 
 
 async def test_values_of_statements_are_in_no_error(live_db: Live) -> None:

@@ -36,7 +36,6 @@ from bursar.core.database_errors import (
     SQL_ERRORS,
     DatabaseUnavailable,
     OutcomeUnknown,
-    is_lost,
     leaves_open,
 )
 from bursar.core.hot_pool import HotPool
@@ -268,7 +267,7 @@ async def commit(session: AsyncSession) -> None:
     try:
         await session.commit()
     except SQL_ERRORS as error:
-        if is_lost(error):
+        if leaves_open(error):
             raise OutcomeUnknown.now() from error
         raise
 
