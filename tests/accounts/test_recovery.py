@@ -60,6 +60,16 @@ async def test_a_reset_opens_the_account_and_signs_everybody_out(live_db: Live) 
     assert kept[0] == 0
 
 
+async def test_a_password_that_is_changed_is_not_denied_for_what_comes_after(live_db: Live) -> None:
+    async with live_db.api() as api:
+        carl = await sign_up(api)
+        await forgot(api, carl.email)
+        token = await link_in_mail(live_db, carl.email)
+        await rows(live_db, "revoke execute on function forget_attempts(bytea[]) from auth_user")
+        assert (await reset(api, token)).status_code == 200
+        await log_in(api, password=OTHER_PASSWORD)
+
+
 async def test_an_unknown_address_gets_the_same_answer_and_no_mail(live_db: Live) -> None:
     async with live_db.api() as api:
         carl = await sign_up(api)

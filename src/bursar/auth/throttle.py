@@ -9,15 +9,20 @@ called before the request has opened anything, and never with rows of these coun
 """
 
 import ipaddress
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from bursar.auth.actor import Kind
+from bursar.core import failures
 from bursar.core.database import DOOR, Database
+from bursar.core.database_errors import DRIVER_ERRORS
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +150,13 @@ async def count(database: Database, attempts: Attempts) -> None:
 
 
 async def forget(database: Database, attempts: Attempts) -> None:
-    """After a success: what it forgives of these starts again from nothing."""
+    """After a success: what it forgives of these starts again from nothing. The success stands
+    whether this succeeds or not: a password was changed, and an error would deny it."""
     if keys := forgiven(database, attempts):
-        await database.fetch_one(DOOR, "select forget_attempts($2)", keys)
+        try:
+            await database.fetch_one(DOOR, "select forget_attempts($2)", keys)
+        except (BursarError, *DRIVER_ERRORS) as error:
+            log.warning("attempts are not forgotten: %s", failures.message(error))
 
 
 def forgiven(database: Database, attempts: Attempts) -> list[bytes]:
