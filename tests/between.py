@@ -83,3 +83,42 @@ class Swallower(Between):
             else:
                 server.write(data)
         server.close()
+
+
+READY = b"Z\0\0\0\5I"  # the last that PostgreSQL says of a statement, after its commit
+
+
+class Cutter(Between):
+    """Keeps the answer to what has the mark in it until that is committed, and cuts."""
+
+    def __init__(self, url: str, mark: bytes, cuts: int) -> None:
+        super().__init__(url)
+        self._mark = mark
+        self._left = cuts
+        self.cuts = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, server = await self.connect()
+        asked = asyncio.Event()
+
+        async def forward() -> None:
+            while data := await reader.read(2**20):
+                if self._mark in data and self._left:
+                    asked.set()
+                server.write(data)
+
+        asking = asyncio.create_task(forward())
+        kept = b""
+        with suppress(ConnectionError):
+            while data := await answers.read(2**16):
+                if not asked.is_set():
+                    writer.write(data)
+                    continue
+                kept += data  # a long answer begins before its commit
+                if kept.endswith(READY):
+                    self._left -= 1
+                    self.cuts += 1
+                    break
+        asking.cancel()
+        writer.transport.abort()
+        server.transport.abort()

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from bursar.core.embedded import program
-from tests.programs import MYSELF, ORDINARY, User, discard, new_folder, until
+from tests.programs import MYSELF, ORDINARY, User, discard, free_port, new_folder, until
 
 SUPERUSER = "postgres"
 PASSWORD = "the password of the superuser"
@@ -110,8 +109,3 @@ def reachable_programs(folder: Path, user: User) -> Path:
 def is_ready(data: Path) -> bool:
     note = data / "postmaster.pid"
     return note.exists() and note.read_text().rstrip().endswith("ready")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])

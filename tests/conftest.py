@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.app import create_app
@@ -27,6 +30,8 @@ from tests.world import OLIVIA
 OF_THE_EMBEDDED_ALONE = ["core/embedded", "test_bench.py"]
 collect_ignore = OF_THE_EMBEDDED_ALONE if os.environ.get(databases.EXTERNAL) else []
 servers = ExitStack()
+DAY_SECONDS = 24 * 60 * 60
+MIDNIGHT_SECONDS = 60  # what counts days is done in a few
 LOOPBACK = ("127.", "::1", "localhost", "/", "\0")
 
 
@@ -42,6 +47,13 @@ def only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(only_loopback)
 
 
+# How quickly examples are made and tried says how busy the machine is; the rest stays as it is.
+hypothesis_settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("unhurried")
+
+
 def pytest_report_header() -> list[str]:
     left = " ".join(collect_ignore)
     return [f"left to a run without {databases.EXTERNAL}: {left}"] if left else []
@@ -55,6 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may last longest begins first, so that in the end no process works on alone."""
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the time limit of a test
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """No test begins right before midnight: what happens today happens on one day (and in one
+    month) for the test, for Bursar and for the database alike."""
+    left = DAY_SECONDS - time.time() % DAY_SECONDS
+    if left < MIDNIGHT_SECONDS:
+        time.sleep(left)
+    return (yield)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -4,13 +4,19 @@ It is written as HOUSE says a domain is, all layers in one file, and mounted int
 application beside the real routes. Its table is made in the test's own database.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
+import httpx2
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import FetchedValue, Table, func, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -72,7 +78,6 @@ class Note(NotesBase):
 class NoteIn(Wire):
     body: str
     rank: int = 0
-    sleep_seconds: float = 0
 
 
 class NoteOut(Wire):
@@ -100,8 +105,6 @@ async def add_note(db: Db, note: NoteIn, response: Response) -> NoteOut:
     await db.flush()
     await db.refresh(row)
     await audit.record(db, "notes.added", "note", row.id, after={"body": row.body})
-    if note.sleep_seconds:
-        await db.execute(text("select pg_sleep(:s)"), {"s": note.sleep_seconds})
     response.headers["ETag"] = etag.of(row.version)
     return NoteOut.model_validate(row)
 
@@ -169,6 +172,29 @@ def mount(app: Any) -> None:
     app.include_router(router, prefix="/api/v1")
     know_routes(app)
     app.openapi_schema = None
+
+
+@asynccontextmanager
+async def held(url: str) -> AsyncIterator[None]:
+    """Whoever adds a note waits until the block ends; to read them is free."""
+    owner = await asyncpg.connect(raw(url))
+    try:
+        limit = f"alter role app_user in database {make_url(url).database} set lock_timeout = 0"
+        await owner.execute(limit)  # for connections that are made from now on
+        async with owner.transaction():
+            await owner.execute("lock table notes in share mode")
+            yield
+    finally:
+        await owner.close()
+
+
+async def sent_at_once(url: str, api: httpx2.AsyncClient, body: Any) -> list[httpx2.Response]:
+    """One note six times; the first of them is at work until all others have their answer."""
+    async with held(url):
+        asked = [asyncio.create_task(api.post("/api/v1/notes", json=body)) for _ in range(6)]
+        for answered in islice(asyncio.as_completed(asked), 5):
+            await answered
+    return await asyncio.gather(*asked)
 
 
 async def write(database: Database, claim: Claim, *bodies: str) -> list[UUID]:

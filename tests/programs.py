@@ -10,9 +10,11 @@ import importlib
 import os
 import pkgutil
 import pwd
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +50,15 @@ def user_named(name: str) -> User:
 MYSELF = user_named(pwd.getpwuid(os.geteuid()).pw_name)
 ORDINARY = user_named("nobody") if MYSELF.uid == 0 else MYSELF
 USERS = list(dict.fromkeys([MYSELF, ORDINARY]))
+
+
+def free_port() -> int:
+    """For who can only be told a number. The system gives these to nobody by itself, so that it is
+    still free when it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def until(check: Callable[[], Any], what: str, *, within_seconds: float = WAIT_SECONDS) -> Any:

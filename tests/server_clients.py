@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,19 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), 20)
 
+    def open_gate(self) -> None:
+        """What waits at /gate is answered."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Who connects meanwhile is met with all that they say in the block: no deadline runs."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     async def figures(self) -> dict[str, int]:
         found: dict[str, int] = json.loads((await ask(self.port, get("/health"))).body)
         return found
@@ -51,7 +64,7 @@ async def running(**options: Any) -> AsyncIterator[Program]:
     )
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), 20)
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
         yield Program(process, int(line))
     finally:
         if process.returncode is None:

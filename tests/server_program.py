@@ -30,6 +30,7 @@ class Application:
     def __init__(self, ids: str | None) -> None:
         self.ids = os.open(ids, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if ids else -1
         self.gone = 0
+        self.open = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,6 +56,11 @@ class Application:
     async def pause(self, rest: list[str], _: Receive) -> bytes:
         await asyncio.sleep(float(rest[0]))
         return b"rested"
+
+    async def gate(self, _: list[str], __: Receive) -> bytes:
+        """Works until a SIGUSR1 comes."""
+        await self.open.wait()
+        return b"opened"
 
     async def length(self, _: list[str], receive: Receive) -> bytes:
         size = 0
@@ -95,8 +101,10 @@ async def main(options: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     shared = "fd" in options
     sock = socket.socket(fileno=options["fd"]) if shared else bind("127.0.0.1", 0)
+    inner = Application(options.get("ids"))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, inner.open.set)
     application = Limits(
-        Application(options.get("ids")),
+        inner,
         max_in_flight=options.get("max_in_flight", 10_000),
         max_body_bytes=options.get("max_body_bytes", 1_000_000),
     )

@@ -218,7 +218,7 @@ async def working(live: Live) -> AsyncIterator[None]:
     """A worker beside it, heard of, so that /ready has nothing to complain about."""
     stop = asyncio.Event()
     task = asyncio.create_task(Worker(live.database, live.settings).run(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async with live.database.transaction(WORKER) as db:
                 if await queue.worker_alive(db):

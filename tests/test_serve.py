@@ -22,6 +22,7 @@ from tests.programs import (
     Serving,
     User,
     bursar,
+    free_port,
     new_folder,
     postgres_in,
     postmaster,
@@ -101,7 +102,7 @@ def test_life_beside_a_server(home: Path) -> None:
         second = bursar("serve", "--data", home, "--port", 0)
         assert second.code == 5
         assert f"is already in use by process {server.process.pid}" in second.last_line
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         for command in (["migrate"], ["demo"], ["doctor"], ["jobs", "list"]):
             assert bursar(*command, "--data", home).code == 0
         assert bursar("psql", "--data", home, "--", "-Atc", "select 1").stdout == "1\n"
@@ -252,11 +253,6 @@ def ask_once(server: Serving) -> int:
 def health_count(metrics: str) -> float:
     name = 'bursar_requests_total{method="GET",route="/health",status="200"} '
     return float(next(line for line in metrics.splitlines() if line.startswith(name)).split()[-1])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def test_after_a_kill_nothing_serves_and_the_next_server_takes_over(home: Path) -> None:

@@ -207,7 +207,9 @@ async def test_nothing_is_read_behind_an_upgrade_that_we_do_not_speak() -> None:
     ],
 )
 async def test_slow_and_silent_clients_are_closed(said: bytes, drip: bytes, answer: bytes) -> None:
-    async with running(terms=HURRIED) as program, client(program.port, said) as one:
+    async with running(terms=HURRIED) as program, contextlib.AsyncExitStack() as stack:
+        with program.frozen():
+            one = await stack.enter_async_context(client(program.port, said))
         dripping = asyncio.ensure_future(drips(one, drip))
         try:
             assert (await one.rest())[:12] == answer
@@ -218,7 +220,9 @@ async def test_slow_and_silent_clients_are_closed(said: bytes, drip: bytes, answ
 async def test_half_a_head_behind_a_request_has_a_deadline() -> None:
     terms = {**HURRIED, "keep_alive_seconds": 60}
     said = get("/pause/0") + b"GET / HTTP/1.1\r\nX-Half"
-    async with running(terms=terms) as program, client(program.port, said) as one:
+    async with running(terms=terms) as program, contextlib.AsyncExitStack() as stack:
+        with program.frozen():
+            one = await stack.enter_async_context(client(program.port, said))
         assert (await one.answer()).body == b"rested"
         assert (await one.rest()).startswith(b"HTTP/1.1 408")
 
@@ -230,7 +234,7 @@ async def drips(one: Client, drop: bytes) -> None:
 
 
 async def test_a_body_that_moves_at_a_pace_may_last_longer_than_its_deadline() -> None:
-    terms = {**HURRIED, "min_bytes_per_second": 1000}
+    terms = {**HURRIED, "min_bytes_per_second": 300}
     async with running(terms=terms) as program, client(program.port) as one:
         one.writer.write(post("/length", "Content-Length: 20000"))
         begun = time.monotonic()
@@ -271,16 +275,17 @@ def was_reset(sock: socket.socket) -> bool:
 
 
 async def test_an_answer_that_is_read_at_a_pace_arrives_whole() -> None:
-    async with running(terms={**HURRIED, "min_bytes_per_second": 100_000}) as program:
+    terms = {**HURRIED, "write_timeout_seconds": 2, "min_bytes_per_second": 10_000}
+    async with running(terms=terms) as program:
         sock = slow_reader(program.port)
         sock.setblocking(False)
         loop, begun, received = asyncio.get_running_loop(), time.monotonic(), 0
         with sock:
             while received < 30_000_000:
-                got = await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 5)
+                got = await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 20)
                 assert got, f"closed after {received} bytes"
                 received += len(got)
-                if time.monotonic() - begun < 2:
+                if time.monotonic() - begun < 5:
                     await asyncio.sleep(0.02)
 
 

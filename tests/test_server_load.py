@@ -8,9 +8,14 @@ import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+
+import pytest
 
 from bursar.server import bind, refuse_handshakes
 from tests.server_clients import Answer, Client, ask, client, eventually, get, post, running
+
+TRIES = 3  # a busy moment of the machine may spoil one measure, not three
 
 # Many at once
 
@@ -40,20 +45,22 @@ async def test_a_thousand_slow_sockets_leave_the_others_alone() -> None:
     ]
     terms = {"head_timeout_seconds": 3, "body_timeout_seconds": 3, "linger_seconds": 1}
     terms["max_in_flight"] = 20  # a body on its way takes no place
-    async with (
-        running(terms=terms, max_in_flight=20) as program,
-        contextlib.AsyncExitStack() as stack,
-    ):
-        alone = await slowest_percentile(program.port)
-        bad = [
-            await stack.enter_async_context(client(program.port, kind))
-            for kind in kinds
-            for _ in range(number)
-        ]
-        together = await slowest_percentile(program.port)
-        assert together < 5 * alone + 0.05, f"p99 {alone:.4f} s alone, {together:.4f} s with them"
-        ends = await asyncio.gather(*(one.rest(15) for one in bad))
-        assert {end[:12] for end in ends} == {b"", b"HTTP/1.1 408"}
+    async with running(terms=terms, max_in_flight=20) as program:
+        for _ in range(TRIES):
+            alone = await slowest_percentile(program.port)
+            async with contextlib.AsyncExitStack() as stack:
+                bad = [
+                    await stack.enter_async_context(client(program.port, kind))
+                    for kind in kinds
+                    for _ in range(number)
+                ]
+                together = await slowest_percentile(program.port)
+                ends = await asyncio.gather(*(one.rest(15) for one in bad))
+            assert {end[:12] for end in ends} == {b"", b"HTTP/1.1 408"}
+            if together < 5 * alone + 0.05:
+                break
+        else:
+            pytest.fail(f"p99 {alone:.4f} s alone, {together:.4f} s with them")
 
 
 async def slowest_percentile(port: int) -> float:
@@ -109,24 +116,27 @@ async def test_a_flood_is_refused_at_once_and_forgotten_at_once() -> None:
         flood = Flood(program.port, rate=3000)
         await flood.run(1, 300)
         settled = (await program.figures())["rss"]
-        await flood.run(3, 300)
-        served, refused = flood.waits[200], flood.waits[503]
-        assert set(flood.waits) == {200, 503}
-        assert len(refused) > len(served) > 300
-        assert sorted(refused)[len(refused) // 2] < 0.25
-        assert sorted(served)[len(served) // 2] < 0.5
+        for _ in range(TRIES):
+            await flood.run(3, 300)
+            served, refused = flood.waits.pop(200), flood.waits.pop(503)
+            assert not flood.waits
+            assert len(refused) > len(served) > 300
+            if median(refused) < 0.25 and median(served) < 0.5:
+                break
+        else:
+            pytest.fail(f"refused after {median(refused)} s, served after {median(served)} s")
         assert (await program.figures())["rss"] < settled + 20_000_000
 
         async def recovered() -> bool:
             answers = await asyncio.gather(*(ask(program.port, get("/pause/0")) for _ in range(10)))
             return all(answer.status == 200 for answer in answers)
 
-        await eventually(recovered, 1)
+        await eventually(recovered, 3)
 
 
 async def test_a_request_turned_away_leaves_its_connection_in_order() -> None:
     async with running(terms={"max_in_flight": 1}) as program, client(program.port) as one:
-        async with client(program.port, get("/pause/1")):
+        async with client(program.port, get("/gate")) as other:
             await until_busy(program.port)
             refused = await one.ask(post("/length", "Content-Length: 3"), b"abc")
             problem = json.loads(refused.body)
@@ -135,6 +145,8 @@ async def test_a_request_turned_away_leaves_its_connection_in_order() -> None:
             one.writer.write(get("/pause/0").replace(b"GET", b"HEAD", 1))
             assert b"503" in await one.reader.readuntil(b"\r\n\r\n")
             assert (await one.ask(get("/health"))).status == 200  # exempt
+            program.open_gate()
+            assert (await other.answer()).body == b"opened"
 
         async def free() -> bool:
             return (await one.ask(get("/pause/0"))).body == b"rested"
@@ -162,13 +174,13 @@ async def test_bodies_sent_ahead_take_no_place_until_they_have_arrived() -> None
         await asyncio.sleep(0.1)
         assert (await ask(program.port, get("/pause/0"))).status == 200
         assert (await first.ask(b"bc")).body == (await second.ask(b"bc")).body == b"3"
-        async with client(program.port, get("/pause/1")), client(program.port, get("/pause/1")):
+        async with client(program.port, get("/pause/600")), client(program.port, get("/pause/600")):
             await until_busy(program.port)
 
 
 async def test_a_request_whose_body_has_arrived_takes_its_place() -> None:
     """Also behind another one, and also when its client has left."""
-    ahead = get("/pause/0.05") + post("/pause/1", "Content-Length: 1") + b"a"
+    ahead = get("/pause/0.05") + post("/pause/600", "Content-Length: 1") + b"a"
     async with running(terms={"max_in_flight": 1}) as program:
         async with client(program.port, ahead) as one:
             assert (await one.answer()).body == b"rested"
@@ -267,9 +279,9 @@ async def test_a_request_half_arrived_is_not_hung_up_on() -> None:
 
 
 async def test_while_it_stops_it_answers_newcomers_and_says_goodbye() -> None:
-    async with running(terms={"drain_seconds": 1.5}) as program, client(program.port) as kept:
+    async with running(terms={"drain_seconds": 4}) as program, client(program.port) as kept:
         assert "connection" not in (await kept.ask(get("/pause/0"))).headers
-        async with client(program.port, get("/pause/2")) as busy:
+        async with client(program.port, get("/gate")) as busy:
             stopping = asyncio.ensure_future(program.stop())
 
             async def leaving() -> bool:
@@ -277,8 +289,9 @@ async def test_while_it_stops_it_answers_newcomers_and_says_goodbye() -> None:
 
             await eventually(leaving)
             assert (await kept.ask(get("/pause/0"))).headers["connection"] == "close"
+            program.open_gate()
             answer = await busy.answer()
-            assert (answer.body, answer.headers["connection"]) == (b"rested", "close")
+            assert (answer.body, answer.headers["connection"]) == (b"opened", "close")
         assert await stopping == 0
 
 

@@ -23,7 +23,12 @@ async def main(options: dict[str, Any]) -> None:
     settings = Settings(**options["settings"])
     database = Database(options["url"], settings)
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
+    def stop_it() -> None:
+        stop.set()
+        print("stopping", flush=True)  # noqa: T201
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop_it)
     await Worker(database, settings, Pace(**options["pace"])).run(stop)
     await database.close()
 

@@ -109,13 +109,15 @@ def worker_process(url: str, **options: Any) -> "Iterator[subprocess.Popen[bytes
         "settings": {"secret_key": SECRET, "data": str(databases.new_folder()), **options},
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.worker_program", json.dumps(given)], cwd=ROOT
+        [sys.executable, "-m", "tests.worker_program", json.dumps(given)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
     )
     try:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.communicate(timeout=30)
 
 
 @asynccontextmanager
@@ -144,6 +146,13 @@ async def until(
         seen = await shown() if shown else ""
         assert time.monotonic() < deadline, f"did not happen within {within_seconds} s {seen}"
         await asyncio.sleep(0.03)
+
+
+async def stopping(process: "subprocess.Popen[bytes]") -> None:
+    """What is told from now on finds it stopping."""
+    process.terminate()
+    assert process.stdout
+    assert await asyncio.to_thread(process.stdout.readline) == b"stopping\n"
 
 
 async def ended(process: "subprocess.Popen[bytes]", *, within_seconds: float = 30) -> int:

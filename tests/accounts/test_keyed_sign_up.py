@@ -37,7 +37,7 @@ async def hashing_stopped() -> AsyncIterator[None]:
 
 
 async def stop(go_on: threading.Event) -> None:
-    await passwords.ordinary.run(go_on.wait, 30)
+    await passwords.ordinary.run(go_on.wait, 60)
 
 
 def waiting() -> int:
@@ -58,7 +58,7 @@ async def test_no_connection_waits_for_a_hash(live_db: Live) -> None:
                 asyncio.create_task(keyed(api, f"k{n}", f"carl{n}@example.com"))
                 for n in range(MANY)
             ]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while waiting() < MANY:
                     await asyncio.sleep(0.01)
             pool: Any = live_db.database.engine(Role.DOOR).pool

@@ -30,12 +30,18 @@ from tests.world import CARL, OLIVIA
 ADMIN = "/api/v1/admin"
 PLANS = f"{ADMIN}/price-plans"
 METERS = f"{ADMIN}/billing-meters"
-THIS = month_of(datetime.now(UTC))
-LAST = moved(THIS, -1)
 SUBSCRIBERS = ("billing.mark_paid", "billing.try_later")
 
 Json = dict[str, Any]
 Tiers = list[tuple[int | None, str]]
+
+
+def this_month() -> str:
+    return month_of(datetime.now(UTC))
+
+
+def last_month() -> str:
+    return moved(this_month(), -1)
 
 
 async def ask(live: Live, method: str, path: str, body: Any = None, who: Any = OLIVIA) -> Any:
@@ -50,8 +56,8 @@ async def meter(live: Live, code: str = "calls", **given: Any) -> None:
 
 def body(meter: str, tiers: Tiers, **given: Any) -> Json:
     priced = [{"upTo": up_to, "unitPrice": price} for up_to, price in tiers]
-    plan: Json = {"name": "A plan", "meter": meter, "charging": "at_once", "firstMonth": THIS}
-    return {**plan, "priceTiers": priced, **given}
+    plan: Json = {"name": "A plan", "meter": meter, "charging": "at_once"}
+    return {**plan, "firstMonth": this_month(), "priceTiers": priced, **given}
 
 
 async def plan(live: Live, meter: str, tiers: Tiers, **given: Any) -> str:
@@ -71,16 +77,16 @@ async def old_plan(
 ) -> None:
     """One that has held since last year; staff cannot make one any more."""
     stored = [{"up_to": up_to, "unit_price": price} for up_to, price in tiers]
-    since = moved(THIS, -14)
+    since = moved(this_month(), -14)
     await rows(live, OLD_PLAN, meter, charging, included, json.dumps(stored), since)
 
 
 async def use(
-    live: Live, who: Actor, units: int = 1, *, month: str = THIS, endpoint: str = "/v1/things",
+    live: Live, who: Actor, units: int = 1, *, month: str = "", endpoint: str = "/v1/things",
     calls: int = 1,
 ) -> None:  # fmt: skip
     """Reported by a key of theirs, in the middle of a month; now, in this one."""
-    moment = {} if month == THIS else {"timestamp": f"{month}-14T12:00:00Z"}
+    moment = {"timestamp": f"{month}-14T12:00:00Z"} if month else {}
     holder = await key_of(live, who, scopes=["usage:write"])
     told = [
         {"event_id": str(uuid4()), "endpoint": endpoint, "units": units, **moment}
@@ -130,9 +136,9 @@ async def charges(live: Live, who: Customer = CARL) -> list[tuple[int, int, Deci
     return [(row["from_units"], row["to_units"], Decimal(row["amount"])) for row in found]
 
 
-async def costs(live: Live, who: Actor = CARL, month: str = THIS) -> Any:
+async def costs(live: Live, who: Actor = CARL, month: str = "") -> Any:
     async with live.api(who) as api:
-        answer = await api.get(f"{USAGE}/costs", params={"month": month})
+        answer = await api.get(f"{USAGE}/costs", params={"month": month or this_month()})
     assert answer.status_code == 200, answer.text
     return json.loads(answer.text, parse_float=Decimal)
 

@@ -12,18 +12,18 @@ from bursar.billing import charging, tasks
 from bursar.core.database import WORKER
 from tests.accounts.people import rows, run_jobs
 from tests.billing.meterman import (
-    LAST,
-    THIS,
     Tiers,
     ask,
     begin,
     charges,
     costs,
+    last_month,
     meter,
     minute,
     old_plan,
     plan,
     price,
+    this_month,
     use,
 )
 from tests.conftest import Live
@@ -127,7 +127,7 @@ async def test_late_reports_of_older_months_are_charged_at_night(live_db: Live) 
     await opened(live_db)
     await meter(live_db, "old")
     await old_plan(live_db, "old", CENT, "at_once")
-    await use(live_db, CARL, 5, month=LAST)
+    await use(live_db, CARL, 5, month=last_month())
     await minute(live_db)
     before = (await rows(live_db, "select to_char(now() - interval '3 months', 'YYYY-MM') m"))[0][
         "m"
@@ -183,7 +183,7 @@ async def test_many_at_once_charge_once(live_db: Live) -> None:
 
     async def bill() -> None:
         async with live_db.database.transaction(WORKER) as db:
-            await charging.charge(db, [CARL.id, DORA.id], THIS)  # type: ignore[list-item]
+            await charging.charge(db, [CARL.id, DORA.id], this_month())  # type: ignore[list-item]
 
     await asyncio.gather(*(bill() for _ in range(8)))
     for who in (CARL, DORA):
@@ -197,7 +197,7 @@ async def test_a_crash_between_money_and_charge_leaves_neither(live_db: Live) ->
 
     async def fail() -> None:
         async with live_db.database.transaction(WORKER) as db:
-            await charging.charge(db, [CARL.id], THIS)  # type: ignore[list-item]
+            await charging.charge(db, [CARL.id], this_month())  # type: ignore[list-item]
             raise RuntimeError("the power is gone")
 
     with pytest.raises(RuntimeError, match="power"):
@@ -260,7 +260,7 @@ async def test_a_charge_without_its_money_is_refused(live_db: Live) -> None:
     other = (await charge(live_db, CARL, "0.1")).operation_id
     await run_jobs(live_db)
     async with live_db.database.transaction(WORKER) as db:
-        [each], _ = await charging.due(db, [CARL.id], THIS, charging.Charging.AT_ONCE)  # type: ignore[list-item]
+        [each], _ = await charging.due(db, [CARL.id], this_month(), charging.Charging.AT_ONCE)  # type: ignore[list-item]
     made = """
       insert into usage_charges
         (period_id, from_units, to_units, amount, amount_after, operation_id)
@@ -291,10 +291,10 @@ async def test_customers_see_their_own_and_staff_everybodys(live_db: Live) -> No
     ] == [("calls", 0, 10)]
     assert (await ask(live_db, "GET", "/api/v1/usage/charges", who=DORA)).json()["total"] == 0
     path = f"/api/v1/admin/users/{CARL.id}/usage"
-    assert (await ask(live_db, "GET", f"{path}/charges?month={THIS}", who=ANNA)).json()[
+    assert (await ask(live_db, "GET", f"{path}/charges?month={this_month()}", who=ANNA)).json()[
         "total"
     ] == 1
-    assert (await ask(live_db, "GET", f"{path}/charges?month={LAST}", who=ANNA)).json()[
+    assert (await ask(live_db, "GET", f"{path}/charges?month={last_month()}", who=ANNA)).json()[
         "total"
     ] == 0
     told = (await ask(live_db, "GET", f"{path}/costs", who=ANNA)).json()

@@ -17,8 +17,6 @@ from bursar.payments.providers.registry import providers
 from tests.accounts.people import mails, rows, run_jobs
 from tests.billing.meterman import (
     ADMIN,
-    LAST,
-    THIS,
     Tiers,
     ask,
     begin,
@@ -28,9 +26,11 @@ from tests.billing.meterman import (
     hear,
     hour,
     invoices,
+    last_month,
     listen,
     meter,
     old_plan,
+    this_month,
     use,
 )
 from tests.conftest import Live
@@ -54,7 +54,7 @@ async def month_over(
     )  # fmt: skip
     await meter(live)
     await old_plan(live, "calls", prices)
-    await use(live, CARL, units, month=LAST)
+    await use(live, CARL, units, month=last_month())
     await listen(live)
     if settled:
         await hour(live)
@@ -70,12 +70,16 @@ async def test_a_month_becomes_one_invoice(live_db: Live) -> None:
     await month_over(live_db)
     await hour(live_db)  # nothing is left
     found = await invoice(live_db)
-    assert (found["total"], found["status"], found["month"]) == (Decimal("1.72"), "open", LAST)
+    assert (found["total"], found["status"], found["month"]) == (
+        Decimal("1.72"),
+        "open",
+        last_month(),
+    )
     assert found["number"].endswith("-000001")
     whole = await ask(live_db, "GET", f"/api/v1/invoices/{found['id']}", who=CARL)
     [line] = whole.json()["lines"]
     assert (line["from_units"], line["to_units"], line["amount"]) == (0, 150, 1.725)
-    assert (await costs(live_db, month=LAST))["costs"][0]["billed_units"] == 150
+    assert (await costs(live_db, month=last_month()))["costs"][0]["billed_units"] == 150
     [mail] = [each for each in await mails(live_db, "carl@example.com") if each.words]
     assert mail.template == "invoice_issued"
     assert mail.words is not None
@@ -94,7 +98,7 @@ async def test_this_month_waits_until_it_is_over(live_db: Live) -> None:
 async def test_what_is_reported_late_comes_with_the_next(live_db: Live) -> None:
     await move_in(live_db)
     await month_over(live_db)
-    await use(live_db, CARL, 100, month=LAST)
+    await use(live_db, CARL, 100, month=last_month())
     await hour(live_db)
     assert len(await invoices(live_db)) == 1  # the month was looked at; it is again next month
     await rows(live_db, "update billing_looks set upto = upto - interval '32 days'")
@@ -109,7 +113,7 @@ async def test_less_than_a_coin_is_not_invoiced(live_db: Live) -> None:
     await month_over(live_db, prices=[(None, "0.00006")])
     assert await invoices(live_db) == []
     assert await charges(live_db) == []
-    await use(live_db, CARL, 150, month=LAST)
+    await use(live_db, CARL, 150, month=last_month())
     await rows(live_db, "update billing_looks set upto = upto - interval '32 days'")
     await hour(live_db)
     assert (await invoice(live_db))["total"] == Decimal("0.01")
@@ -261,7 +265,7 @@ async def test_everybody_has_their_own(live_db: Live) -> None:
     assert refused(others) == (404, "not_found")
     seen = await ask(live_db, "GET", f"{ADMIN}/invoices?status=open&user_id={CARL.id}", who=ANNA)
     assert [each["id"] for each in seen.json()["invoices"]] == [its_id]
-    none = await ask(live_db, "GET", f"{ADMIN}/invoices?month={moved(THIS, -5)}", who=ANNA)
+    none = await ask(live_db, "GET", f"{ADMIN}/invoices?month={moved(this_month(), -5)}", who=ANNA)
     assert none.json()["total"] == 0
     await begin(live_db, tasks.begin_charging)
     await run_jobs(live_db)

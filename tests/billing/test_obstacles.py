@@ -11,9 +11,7 @@ import pytest
 from bursar.billing.months import moved
 from tests.accounts.people import rows
 from tests.billing.meterman import (
-    LAST,
     PLANS,
-    THIS,
     ask,
     charges,
     collect,
@@ -21,10 +19,12 @@ from tests.billing.meterman import (
     hear,
     hour,
     invoices,
+    last_month,
     meter,
     minute,
     old_plan,
     plan,
+    this_month,
     use,
 )
 from tests.billing.test_charging import opened
@@ -40,11 +40,11 @@ async def test_who_cannot_be_invoiced_keeps_nobody_waiting(live_db: Live) -> Non
     """Carl, who comes first, owes more than any invoice can say."""
     await move_in(live_db)
     await month_over(live_db, units=10**9, settled=False, prices=[(None, "10000")])
-    await use(live_db, DORA, 1, month=LAST)
+    await use(live_db, DORA, 1, month=last_month())
     await hour(live_db)
     assert await invoices(live_db) == []
     assert [each["total"] for each in await invoices(live_db, DORA)] == [10_000]
-    [look] = await rows(live_db, "select upto from billing_looks where month = $1", LAST)
+    [look] = await rows(live_db, "select upto from billing_looks where month = $1", last_month())
     assert look["upto"] is None  # Carl is not passed over for good
 
 
@@ -116,7 +116,7 @@ async def test_a_look_goes_on_where_a_crash_has_ended_it(live_db: Live) -> None:
     for who in (CARL, DORA):
         await use(live_db, who)
     began = "insert into billing_looks values ('at_once', $1, null, now(), $2)"
-    await rows(live_db, began, THIS, CARL.id)
+    await rows(live_db, began, this_month(), CARL.id)
     await minute(live_db)
     assert (len(await charges(live_db)), len(await charges(live_db, DORA))) == (0, 1)
     await minute(live_db)  # what has changed since it began is looked at again
@@ -125,8 +125,12 @@ async def test_a_look_goes_on_where_a_crash_has_ended_it(live_db: Live) -> None:
 
 async def test_a_plan_that_is_opened_again_is_for_what_was_used_meanwhile(live_db: Live) -> None:
     await opened(live_db)
-    its_id = await plan(live_db, "calls", [(None, "0.5")], userId=str(CARL.id), lastMonth=THIS)
-    await rows(live_db, "insert into billing_looks values ('at_once', $1, now())", moved(THIS, 1))
+    its_id = await plan(
+        live_db, "calls", [(None, "0.5")], userId=str(CARL.id), lastMonth=this_month()
+    )
+    await rows(
+        live_db, "insert into billing_looks values ('at_once', $1, now())", moved(this_month(), 1)
+    )
     answer = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"lastMonth": None})
     assert answer.status_code == 200, answer.text
     assert await rows(live_db, "select from billing_looks") == []
@@ -238,7 +242,7 @@ async def test_so_many_meters_there_may_be(live_db: Live) -> None:
     answer = await ask(live_db, "POST", "/api/v1/admin/billing-meters", {"code": "x", "name": "X"})
     assert (answer.status_code, answer.json()["code"]) == (409, "billing.too_many_meters")
     priced = await ask(live_db, "POST", PLANS, {
-        "name": "Zeros", "meter": "last", "charging": "at_once", "firstMonth": THIS,
+        "name": "Zeros", "meter": "last", "charging": "at_once", "firstMonth": this_month(),
         "priceTiers": [{"unitPrice": "1.0000000000000000"}],
     })  # fmt: skip
     assert priced.status_code == 201, priced.text

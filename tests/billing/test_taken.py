@@ -170,10 +170,10 @@ async def test_it_says_whether_the_saved_method_is_tried(shop: Shop, contested: 
 # Money that was taken before that opened an invoice
 
 
-async def as_of_0029(live: Live) -> None:
+async def as_of_0030(live: Live) -> None:
     await rows(live, "alter table invoices drop column forgiven")
-    await rows(live, "update alembic_version set version_num = '20261129_0029'")
-    await databases.advance(live.url, "20261129_0032")
+    await rows(live, "update alembic_version set version_num = '20261129_0030'")
+    await databases.advance(live.url, "20261129_0031")
     await rows(live, "update alembic_version set version_num = $1", head())
 
 
@@ -197,7 +197,7 @@ async def test_staff_find_what_paypal_had_reversed(live_db: Live, what: str) -> 
     await rows(live_db, REVERSED, f"PAYMENT.CAPTURE.{what}")
     await hear(live_db)
     assert (await invoice(live_db))["status"] == "paid"
-    await as_of_0029(live_db)
+    await as_of_0030(live_db)
     assert (await invoice(live_db))["status"] == "paid"
     answer = await reopen(live_db, its_id)
     if what == "REFUNDED":
@@ -216,7 +216,7 @@ async def test_staff_find_what_was_taken_and_nobody_heard_of(live_db: Live, how:
         await tell(live_db, fact(payment, What.DISPUTE_LOST, "dp_1", "0.50"))
     else:
         await bounce(live_db, payment)
-    await as_of_0029(live_db)
+    await as_of_0030(live_db)
     assert await overlooked(live_db, who=ANNA) == [its_id]
     mine = await ask(live_db, "GET", "/api/v1/invoices?taken=true", who=CARL)
     assert len(mine.json()["invoices"]) == 1  # customers see their own as ever

@@ -14,7 +14,6 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.responses import PlainTextResponse
 
 from bursar.client import BursarKeys
-from bursar.server import bind
 from tests.accounts.people import rows
 from tests.conftest import Live
 from tests.keys.keyholders import Held, service_key
@@ -67,13 +66,6 @@ async def plain_app(scope: Any, receive: Any, send: Any) -> None:
     """An application without routes, which knows of HTTP alone."""
     assert scope["type"] == "http"
     await PlainTextResponse("plain")(scope, receive, send)
-
-
-def free_port() -> int:
-    sock = bind("127.0.0.1", 0)
-    port: int = sock.getsockname()[1]
-    sock.close()
-    return port
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ import pytest
 
 from bursar.client import reporting
 from tests.accounts.people import rows
-from tests.client.shops import calls, free_port, opened, plain_app, shop, until_told
+from tests.client.shops import calls, opened, plain_app, shop, until_told
 from tests.conftest import Live
 from tests.keys.keyholders import (
     Held,
@@ -27,7 +27,7 @@ from tests.keys.keyholders import (
     service_key,
     set_terms,
 )
-from tests.programs import until
+from tests.programs import free_port, until
 from tests.wallets.purses import move_in
 
 PROGRAM = Path(__file__).with_name("shop_program.py")

@@ -1,6 +1,5 @@
 """Who asks decides what is seen: under load, under cancellation, by the short way and the long."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -33,6 +32,7 @@ from bursar.core.database_errors import (
 )
 from bursar.core.migrate import migrate
 from tests import databases, notes
+from tests.accounts.people import rows
 from tests.conftest import Live
 from tests.notes import ONE, Note
 from tests.world import CARL, DORA
@@ -158,11 +158,12 @@ async def test_an_empty_pool_answers_503_in_time(live_db: Live) -> None:
     )
     live_db.app.state.database = Database(live_db.url, small)
     try:
-        async with live_db.api(CARL) as api:
-            slow = asyncio.create_task(api.post(NOTES, json={"body": "x", "sleep_seconds": 1}))
-            await asyncio.sleep(0.1)
+        async with (
+            live_db.api(CARL) as api,
+            live_db.database.transaction(CARL.claim) as slow,
+        ):
+            await slow.execute(text("select 1"))
             busy = await api.get(NOTES)
-            assert (await slow).status_code == 201
         assert (busy.status_code, busy.json()["code"]) == (503, "database.busy")
         assert busy.headers["retry-after"] == "1"
     finally:
@@ -175,11 +176,11 @@ async def test_an_empty_hot_pool_answers_in_time_too(live_db: Live) -> None:
     )
     database = Database(live_db.url, small)
     try:
-        slow = asyncio.create_task(database.fetch_all(WORKER, "select pg_sleep(1)"))
-        await asyncio.sleep(0.1)
+        pool = database._pool(WORKER.role)
+        slow = await pool.take()
         with pytest.raises(DatabaseBusy):
             await database.fetch_all(WORKER, "select 1 as one")
-        await slow
+        pool.put_back(slow)
     finally:
         await database.close()
 
@@ -202,11 +203,10 @@ async def test_time_limits_belong_to_the_roles(live_db: Live) -> None:
     quick = live_db.settings.model_copy(update={"database_statement_timeout_seconds": 0.2})
     await migrate(live_db.url, quick, lambda _: None)
     await notes.install(live_db)
-    async with live_db.api(CARL) as api:
-        answer = await api.post(NOTES, json={"body": "x", "sleep_seconds": 5})
-        listed = await api.get(NOTES)
+    async with live_db.api(CARL) as api, notes.held(live_db.url):
+        answer = await api.post(NOTES, json={"body": "x"})
     assert (answer.status_code, answer.json()["code"]) == (503, DatabaseSlow.code)
-    assert listed.json()["total"] == 0
+    assert await rows(live_db, "select from notes") == []
 
 
 async def test_an_error_after_the_write_leaves_nothing(live_db: Live) -> None:

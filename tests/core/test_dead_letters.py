@@ -1,7 +1,6 @@
 """What operators see of jobs that gave up and of subscribers that are stuck, and do about them."""
 
 import secrets
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +13,7 @@ from bursar.core.dead_letters import State
 from tests import databases, jobs_world
 from tests.databases import SECRET
 from tests.programs import bursar
-from tests.workers import CUSTOMER, Bench, bench, until
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Bench]:
-    async with bench() as opened:
-        yield opened
+from tests.workers import CUSTOMER, Bench, until
 
 
 class TestDeadLetters:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import ValidationError
@@ -13,20 +12,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from bursar.core import events, jobs, relay, tasks
 from bursar.core.database import WORKER
 from tests.jobs_world import Decided, Happened, Quiet
-from tests.workers import CUSTOMER, Bench, bench, ended, until
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Bench]:
-    async with bench() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Bench]:
-    """For tests that leave nothing behind."""
-    async with bench() as opened:
-        yield opened
+from tests.workers import CUSTOMER, Bench, ended, until
 
 
 @pytest.fixture

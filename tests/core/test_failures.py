@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import asyncpg
@@ -18,25 +17,12 @@ from bursar.core.database import WORKER
 from bursar.worker import Pace, Worker
 from tests import databases
 from tests.jobs_world import Happened
-from tests.workers import CUSTOMER, QUICK, Bench, bench, until
+from tests.workers import CUSTOMER, QUICK, Bench, until
 
 # Without row-level security on the table, PostgreSQL's DETAIL is the whole row.
 INSERT = text("insert into notes (who, word) values (:who, null)")
 ROW = {"who": "c0de"}
 SAID = "null value in column"
-
-
-@pytest.fixture
-async def here() -> AsyncIterator[Bench]:
-    async with bench() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Bench]:
-    """For tests that leave nothing behind."""
-    async with bench() as opened:
-        yield opened
 
 
 class TestMessage:
@@ -132,9 +118,12 @@ class TestLogs:
             return 0
 
         worker = Worker(here.database, databases.test_settings(), Pace(**QUICK))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await worker.forever(turn)
-        assert "RuntimeError: a defect" in caplog.text
+        turning = asyncio.create_task(worker.forever(turn))
+
+        async def told() -> bool:
+            return "RuntimeError: a defect" in caplog.text
+
+        await until(told)
+        turning.cancel()
         assert "in turn" in caplog.text
         assert "c0de" not in caplog.text

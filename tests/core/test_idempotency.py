@@ -1,6 +1,5 @@
 """A POST sent again with its key: one effect, one answer."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -64,9 +63,8 @@ async def test_a_key_belongs_to_who_sent_it(live_db: Live) -> None:
 
 async def test_while_the_first_is_at_work_the_second_is_told_so(live_db: Live) -> None:
     async with live_db.api(CARL, **{"Idempotency-Key": "k1"}) as api:
-        slow = {"body": "slow", "sleep_seconds": 1}
-        answers = await asyncio.gather(*(api.post(NOTES, json=slow) for _ in range(6)))
-        late = await api.post(NOTES, json=slow)
+        answers = await notes.sent_at_once(live_db.url, api, {"body": "once"})
+        late = await api.post(NOTES, json={"body": "once"})
     assert sorted(a.status_code for a in answers) == [201, 409, 409, 409, 409, 409]
     told = next(a for a in answers if a.status_code == 409)
     assert (told.json()["code"], told.headers["retry-after"]) == ("idempotency.in_flight", "1")

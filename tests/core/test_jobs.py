@@ -23,12 +23,6 @@ from tests.workers import CUSTOMER, LEASE, STAFF, Bench, bench
 NO_LEASE = timedelta(0)
 
 
-@pytest.fixture
-async def here() -> AsyncIterator[Bench]:
-    async with bench() as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Bench]:
     """For tests that leave nothing behind."""
@@ -304,6 +298,6 @@ async def test_a_listener_is_told_of_a_job_at_its_commit(here: Bench) -> None:
     async with here.database.transaction(CUSTOMER) as db:
         await jobs.enqueue(db, jobs_world.write)
         assert not told.is_set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await told.wait()
     await connection.close()

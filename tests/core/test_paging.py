@@ -83,8 +83,7 @@ async def walk(live: Live, query: str, between: object = None) -> tuple[list[str
 
 @settings(
     max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     first=st.lists(st.integers(0, 5), max_size=40),

@@ -23,13 +23,13 @@ from bursar.core.migrate import migrate
 from bursar.core.notices import Notices
 from bursar.core.settings import Settings
 from tests import databases, jobs_world, notes
-from tests.clusters import free_port, identity
+from tests.clusters import identity
 from tests.conftest import Live
 from tests.databases import ADMIN, SECRET
 from tests.listeners import BRISK
 from tests.listeners import until as hearing
 from tests.notes import Note
-from tests.programs import MYSELF, ORDINARY, User, bursar, new_folder, serving, until
+from tests.programs import MYSELF, ORDINARY, User, bursar, free_port, new_folder, serving, until
 from tests.workers import Bench, worker_process
 from tests.world import CARL, DORA
 
@@ -193,13 +193,12 @@ async def test_limits_of_the_roles_hold(pooled: Pooled) -> None:
 
 
 async def test_a_key_of_idempotency_has_one_effect(pooled: Pooled) -> None:
-    settings = pooled.settings()
+    settings = pooled.settings(database_pool_timeout_seconds=60)
     live = Live(pooled.direct_url, settings, create_app(settings, pooled.url))
     await notes.install(live)
     async with live.api(CARL, **{"Idempotency-Key": "k1"}) as api:
-        slow = {"body": "once", "sleep_seconds": 0.3}
-        answers = await asyncio.gather(*(api.post("/api/v1/notes", json=slow) for _ in range(6)))
-        late = await api.post("/api/v1/notes", json=slow)
+        answers = await notes.sent_at_once(pooled.direct_url, api, {"body": "once"})
+        late = await api.post("/api/v1/notes", json={"body": "once"})
         total = (await api.get("/api/v1/notes")).json()["total"]
     await live.database.close()
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409, 409, 409]

@@ -108,7 +108,7 @@ async def nothing_left_open(live: Live) -> None:
     """No transaction is open, and every pool still has all its connections to give."""
     owner = await asyncpg.connect(databases.raw(live.url))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await owner.fetchval(
                 """select count(*) from pg_stat_activity where datname = current_database()
                    and pid <> pg_backend_pid() and state like 'idle in transaction%'"""
@@ -123,7 +123,7 @@ async def nothing_left_open(live: Live) -> None:
         await db.execute(text("select 1"))
     for transaction in holding:
         await transaction.__aexit__(None, None, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.gather(
             *(live.database.fetch_all(CARL.claim, "select 1 as one") for _ in range(200))
         )

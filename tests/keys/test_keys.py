@@ -1,6 +1,7 @@
 """Keys: made, shown once, changed, rotated and revoked; nobody sees or touches another's."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -268,8 +269,11 @@ ENDINGS = {
 
 @pytest.mark.parametrize("listens", [True, False])
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_an_end_is_felt_within_a_second(live_db: Live, ending: str, listens: bool) -> None:
-    """By a process that hears of it; and at once by one that cannot hear."""
+async def test_an_end_is_felt_as_soon_as_it_is_told(
+    live_db: Live, ending: str, listens: bool
+) -> None:
+    """By a process that hears of it, which never looks by itself; and at once by one that cannot
+    hear."""
     await move_in(live_db)
     carl = await key_of(live_db, scopes=["balance:read"])
     notices = Notices(live_db.database, TOLD)
@@ -277,20 +281,21 @@ async def test_an_end_is_felt_within_a_second(live_db: Live, ending: str, listen
     if not listens:
         notices.address = lambda: live_db.database.url.set(database="nothing")  # type: ignore[method-assign]
     async with notices.listening():
+        if listens:
+            await until(lambda: notices.hears, "somebody who listens")
         before = await ring.actor(carl.key, "127.0.0.1")
         assert before.key_scopes == {"balance:read"}
         await rows(live_db, ENDINGS[ending])
-        async with asyncio.timeout(1):
-            while await is_as_before(ring, carl.key):
-                assert listens
-                await asyncio.sleep(0.02)
+        if listens:
+            await until(lambda: is_another(ring, carl.key), "the end of what was known")
+        assert await is_another(ring, carl.key)
 
 
-async def is_as_before(ring: Keyring, key: str) -> bool:
+async def is_another(ring: Keyring, key: str) -> bool:
     try:
-        return (await ring.actor(key, "127.0.0.1")).key_scopes == {"balance:read"}
+        return (await ring.actor(key, "127.0.0.1")).key_scopes != {"balance:read"}
     except BursarError:
-        return False
+        return True
 
 
 async def test_what_changes_while_it_is_looked_up_is_not_kept(live_db: Live) -> None:
@@ -312,12 +317,16 @@ async def test_what_changes_while_it_is_looked_up_is_not_kept(live_db: Live) -> 
 
 async def test_a_key_goes_when_its_time_has_come_though_it_is_known(live_db: Live) -> None:
     await move_in(live_db)
-    soon = datetime.now(UTC) + timedelta(seconds=0.4)
-    carl = await key_of(live_db, expires_at=soon.isoformat())
+    carl = await key_of(live_db)
     notices = Notices(live_db.database, TOLD)
     ring = Keyring(live_db.database, notices)
     async with notices.listening():
-        await ring.actor(carl.key, None)
+        for seconds in (0.4, 4, 40):  # a busy machine may be later than the first
+            soon = datetime.now(UTC) + timedelta(seconds=seconds)
+            await rows(live_db, "update api_keys set expires_at = $1", soon)
+            with suppress(BadToken):
+                await ring.actor(carl.key, None)
+                break
         await until(lambda: datetime.now(UTC) > soon, "its time")
         with pytest.raises(BadToken):
             await ring.actor(carl.key, None)

@@ -6,6 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from bursar.accounts.tasks import erase_deleted
+from bursar.core.database import WORKER
 from bursar.core.seal import Seal
 from tests.accounts.people import rows
 from tests.conftest import Live
@@ -249,3 +251,31 @@ async def test_what_is_counted_and_its_answer_are_one(live_db: Live) -> None:
     assert await counted(live_db) == 0
     await rows(live_db, "alter table idempotency_keys drop constraint none")
     assert (await send(live_db, shop, EVENTS, NO_IDS, EVENTS)).json()["counted"] == 3
+
+
+async def test_whose_a_key_is_and_that_it_goes_with_an_erased_account(live_db: Live) -> None:
+    await move_in(live_db)
+    shop, own = await service_key(live_db), await key_of(live_db, scopes=["usage:write"])
+    heirs = [await rotated(live_db, shop), await rotated(live_db, own, KEYS)]
+    for number, holder in enumerate((shop, own, *heirs)):
+        answer = await send(live_db, holder, USAGE, event(event_id=None), f"k{number}")
+        assert answer.status_code == 201, answer.text
+    async with live_db.api(CARL, **{"Idempotency-Key": "k1"}) as api:
+        assert is_replay(await api.post(USAGE, json=event(event_id=None)))  # as with a key of his
+    assert await kept(live_db) == [
+        (shop.id, "k0"), (str(CARL.id), "k1"), (shop.id, "k2"), (str(CARL.id), "k3")
+    ]  # fmt: skip
+    gone = (
+        "update users set status = 'deleted', deleted_at = now() - interval '31 days' where id = $1"
+    )
+    await rows(live_db, gone, CARL.id)
+    async with live_db.database.transaction(WORKER) as db:
+        await erase_deleted(db, {})
+    assert await kept(live_db) == [(shop.id, "k0"), (shop.id, "k2")]
+
+
+async def kept(live: Live) -> list[tuple[str, str]]:
+    found = await rows(
+        live, "select subject, key from idempotency_keys where key ~ '^k' order by key"
+    )
+    return [(row["subject"], row["key"]) for row in found]

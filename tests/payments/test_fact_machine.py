@@ -357,7 +357,6 @@ def test_bursar_ends_where_the_provider_is(machine: type[FactMachine]) -> None:
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
-            deadline=None,
             # without Phase.shrink: against a database that takes minutes
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
             suppress_health_check=list(HealthCheck),

@@ -20,7 +20,7 @@ from tests.accounts.people import rows
 from tests.payments.shop import Shop
 from tests.payments.test_refunds import sweep
 from tests.payments.tills import state
-from tests.programs import until
+from tests.programs import free_port, until
 from tests.world import CARL
 
 
@@ -61,8 +61,7 @@ async def test_a_refund_whose_key_stripe_has_forgotten_is_not_made_again(shop: S
 
 @pytest.fixture(scope="module")
 def localstripe() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-m", "localstripe", "--port", str(port), "--from-scratch"],
         stdout=subprocess.DEVNULL,

@@ -96,7 +96,6 @@ class Oracle:
 
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(RULES, STEPS, st.integers(1, 9))

@@ -30,8 +30,6 @@ from tests.rewards.points import (
 from tests.wallets.purses import charge, freeze, fund, hold, move_in, post, wallet_of
 from tests.world import CARL, DORA, OLIVIA
 
-NOW = datetime.now(UTC)
-
 
 async def test_nobody_earns_until_staff_make_a_rule(live_db: Live) -> None:
     await move_in(live_db)
@@ -57,14 +55,14 @@ async def test_what_is_less_than_a_point_is_carried_to_the_next_charge(live_db: 
 async def test_the_best_rule_that_fits_category_and_time_counts(live_db: Live) -> None:
     await move_in(live_db)
     await no_tiers(live_db)
-    hour = timedelta(hours=1)
+    now, hour = datetime.now(UTC), timedelta(hours=1)
     await rule(live_db, 1)
     await rule(live_db, 3, category="models")
     await rule(live_db, 2, category="models")
     await rule(live_db, 50, category="models", active=False)
-    await rule(live_db, 60, endsAt=str(NOW - hour))
-    await rule(live_db, 45, startsAt=str(NOW + hour))
-    await rule(live_db, 5, category="api", startsAt=str(NOW - hour), endsAt=str(NOW + hour))
+    await rule(live_db, 60, endsAt=str(now - hour))
+    await rule(live_db, 45, startsAt=str(now + hour))
+    await rule(live_db, 5, category="api", startsAt=str(now - hour), endsAt=str(now + hour))
     await fund(live_db, CARL, 100)
     for category, points in (("models", 30), ("api", 50), ("paper", 10), (None, 10)):
         await charge(live_db, CARL, 10, category=category)
@@ -77,7 +75,7 @@ async def test_a_rule_counts_for_no_charge_made_before_it(live_db: Live) -> None
     await move_in(live_db)
     await fund(live_db, CARL, 100)
     await charge(live_db, CARL, 10)
-    await rule(live_db, 10, startsAt=str(NOW - timedelta(days=1)))
+    await rule(live_db, 10, startsAt=str(datetime.now(UTC) - timedelta(days=1)))
     await charge(live_db, CARL, 1)
     await give(live_db)
     assert await lines_of(live_db, CARL) == [("earn", 10)]
@@ -144,7 +142,7 @@ async def test_what_was_earned_a_year_ago_makes_no_tier(live_db: Live) -> None:
     for _ in range(3):
         await charge(live_db, CARL, 100)
     wallet = await wallet_of(live_db, CARL)
-    midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     await made_long_ago(live_db)
     days = [midnight - timedelta(days=days) for days in (400, 365, 364, 0)]
     await backdate(live_db, wallet["id"], days)

@@ -20,9 +20,11 @@ from tests.rewards.points import backdate, lines_of, points_of, receive, spend
 from tests.wallets.purses import freeze, move_in, wallet_of
 from tests.world import CARL, DORA
 
-MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-TODAY = MIDNIGHT.date()
 ME = "/api/v1/users/me/rewards"
+
+
+def midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 async def expire(live: Live, days_ahead: int = 0, most: int = 100) -> None:
@@ -30,14 +32,14 @@ async def expire(live: Live, days_ahead: int = 0, most: int = 100) -> None:
     after: UUID | None = service.FIRST
     while after is not None:
         async with live.database.transaction(WORKER) as db:
-            day = TODAY + timedelta(days=days_ahead)
+            day = midnight().date() + timedelta(days=days_ahead)
             after = await service.expire(db, day, after=after, most=most)
 
 
 async def days_ago(live: Live, *days: int) -> None:
     """When each entry of CARL's points was posted."""
     points = await wallet_of(live, CARL, "POINTS")
-    await backdate(live, points["id"], [MIDNIGHT - timedelta(days=n) for n in days])
+    await backdate(live, points["id"], [midnight() - timedelta(days=n) for n in days])
 
 
 async def test_points_never_expire_unless_staff_say_so(live_db: Live) -> None:
@@ -60,13 +62,13 @@ async def test_the_oldest_expire_first_and_what_was_redeemed_was_the_oldest(
     await days_ago(live_db, 40, 31, 30, 20)
     async with live_db.api(CARL) as api:
         expiring = (await api.get(ME)).json()["expiring"]
-    assert expiring == {"points": 15, "expires_on": str(TODAY)}
+    assert expiring == {"points": 15, "expires_on": str(midnight().date())}
     await expire(live_db)
     await expire(live_db)
     assert (await lines_of(live_db, CARL))[4:] == [("expire", -15)]
     async with live_db.api(CARL) as api:
         expiring = (await api.get(ME)).json()["expiring"]
-    assert expiring == {"points": 40, "expires_on": str(TODAY + timedelta(days=1))}
+    assert expiring == {"points": 40, "expires_on": str(midnight().date() + timedelta(days=1))}
     await expire(live_db, days_ahead=1)
     assert await points_of(live_db, CARL) == 0
 
@@ -90,7 +92,7 @@ async def test_the_worker_expires_points_by_itself(live_db: Live) -> None:
     await receive(live_db, DORA, 9)
     await freeze(live_db, DORA, asset="POINTS")
     async with live_db.database.transaction(WORKER) as db:
-        when = MIDNIGHT + timedelta(days=2, minutes=23)
+        when = midnight() + timedelta(days=2, minutes=23)
         await tasks.expire_points(db, {"scheduled_for": when.isoformat()})
     await run_jobs(live_db)
     assert await lines_of(live_db, CARL) == [("earn", 7), ("expire", -7)]
@@ -128,7 +130,6 @@ MOVES = st.lists(
 
 @settings(
     max_examples=8,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(MOVES, st.integers(1, 40))
@@ -150,7 +151,7 @@ async def test_what_expires_is_what_lots_say(
         else:
             await spend(live_db, who, min(points, there))
             take(lots, min(points, there))
-        moments.append(MIDNIGHT - timedelta(days=ago))
+        moments.append(midnight() - timedelta(days=ago))
     await backdate(live_db, (await wallet_of(live_db, who, "POINTS"))["id"], moments)
     await expire(live_db)
     assert await points_of(live_db, who) == sum(left for ago, left in lots if ago <= days)

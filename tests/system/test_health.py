@@ -16,7 +16,7 @@ HEALTH = "/api/v1/admin/health"
 async def test_all_is_well_with_a_worker_at_work(live_db: Live) -> None:
     stop = asyncio.Event()
     worker = asyncio.create_task(Worker(live_db.database, live_db.settings).run(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await alive(live_db):
             pass
     async with live_db.api(ANNA) as staff, live_db.api() as anybody:

@@ -332,3 +332,42 @@ async def test_no_adjustment_is_removed_by_anybody(live_db: Live) -> None:
             with pytest.raises(asyncpg.RestrictViolationError, match="never changed or deleted"):
                 await connection.execute(f"truncate adjustments{more}")
     assert len(await rows(live_db, "select from adjustments")) == 2
+
+
+# Taken by whoever adjusts, before anything else (wallets/service.py).
+TURN = "select pg_advisory_lock(hashtextextended('adjustments of ' || $1::text, 0))"
+WAITS = """
+  select count(*) from pg_locks where locktype = 'advisory' and not granted
+    and database = (select oid from pg_database where datname = current_database())
+"""
+
+
+async def test_who_is_suspended_in_the_middle_of_a_request_is_out(live_db: Live) -> None:
+    """That is no defect of ours: the answer is the one that their next request gets."""
+    await move_in(live_db)
+    async with live_db.api(OLIVIA) as olivia, live_db.api(ADAM) as adam:
+        async with superuser(live_db.url) as gate:
+            await gate.execute(TURN, str(ADAM.id))
+            asked = asyncio.create_task(adam.post(OF_CARL, json=body(1)))
+            while not await gate.fetchval(WAITS):
+                await asyncio.sleep(0.01)
+            url = f"{ADMIN}/staff/{ADAM.id}/status"
+            out = await olivia.put(url, json={"status": "suspended"})
+            assert out.status_code == 200, out.text
+        answer = await asked
+    assert of(answer) == (401, "auth.bad_token")
+    assert "not at work" in answer.json()["detail"]
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert await balance_of(live_db, CARL) == 0
+
+
+async def test_a_missing_grant_stays_a_defect(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    await move_in(live_db)
+    async with superuser(live_db.url) as owner:
+        await owner.execute("revoke execute on function post_as_staff(jsonb) from staff_user")
+    async with live_db.api(OLIVIA) as api:
+        answer = await api.post(OF_CARL, json=body(1))
+    assert answer.status_code == 500
+    assert "permission denied for function post_as_staff" in caplog.text

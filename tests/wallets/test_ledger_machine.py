@@ -379,7 +379,6 @@ def test_the_ledger_does_what_its_oracle_does(machine: type[LedgerMachine]) -> N
         settings=settings(
             max_examples=40,
             stateful_step_count=25,
-            deadline=None,
             # without Phase.shrink: against a database that takes minutes
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
             suppress_health_check=list(HealthCheck),

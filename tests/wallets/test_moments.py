@@ -107,7 +107,7 @@ ENTRY = st.tuples(
 )
 
 
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 @given(st.lists(st.lists(ENTRY, min_size=1, max_size=6), min_size=1, max_size=5))
 async def test_any_mixture_of_late_and_early_entries_adds_up(
     busy: Live, calls: list[list[tuple[int, bool, timedelta | None]]]

@@ -1,6 +1,5 @@
 """Each verb of the ledger: what is done is done whole and once, or not at all."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -14,22 +13,8 @@ from bursar.wallets import ledger
 from bursar.wallets.ledger import POINTS, USD
 from tests import databases
 from tests.wallets.oracle import Books, ask, books
-from tests.wallets.paying import close, held, hold, moved, pay, undone
+from tests.wallets.paying import close, held, hold, moved, pay
 from tests.world import OLIVIA
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Books]:
-    url = await databases.clone()
-    async with books(url) as opened:
-        yield opened
-    await databases.discard(url)
-
-
-@pytest.fixture
-async def here(shared: Books) -> AsyncIterator[Books]:
-    async with undone(shared):
-        yield shared
 
 
 class TestRepetition:

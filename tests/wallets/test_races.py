@@ -12,17 +12,9 @@ import pytest
 
 from bursar.wallets import ledger
 from bursar.wallets.ledger import Request
-from tests import databases
 from tests.wallets.oracle import Answer, Books, ask, books, opened
 
 CONNECTIONS = 12
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    made = await databases.clone()
-    yield made
-    await databases.discard(made)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Each refusal of the ledger, and its limits: what is refused has changed nothing."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,23 +9,8 @@ import pytest
 from bursar.core.money import MOST_MINOR
 from bursar.wallets import ledger
 from bursar.wallets.ledger import POINTS, USD, Leg
-from tests import databases
-from tests.wallets.oracle import Answer, Books, ask, books
-from tests.wallets.paying import close, fails, held, hold, moved, pay, undone
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Books]:
-    url = await databases.clone()
-    async with books(url) as opened:
-        yield opened
-    await databases.discard(url)
-
-
-@pytest.fixture
-async def here(shared: Books) -> AsyncIterator[Books]:
-    async with undone(shared):
-        yield shared
+from tests.wallets.oracle import Answer, Books, ask
+from tests.wallets.paying import close, fails, held, hold, moved, pay
 
 
 class TestRefusals:

@@ -175,8 +175,7 @@ where debit_id = $1 or credit_id = $1
 
 @settings(
     max_examples=8,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(STEPS)
 async def test_rollup_and_rest_are_what_plain_python_counts(

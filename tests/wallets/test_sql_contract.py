@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 from bursar.wallets import ledger
-from tests import databases
 from tests.wallets.oracle import Books, books
 
 VIEWS = ("user_balance", "wallets", "wallet_transactions", "user_with_balance")
@@ -31,13 +30,6 @@ class Scene:
 
     def as_carl(self) -> Any:
         return books(self.url, "app_user", self.carl)
-
-
-@pytest.fixture(scope="module")
-async def url() -> AsyncIterator[str]:
-    made = await databases.clone()
-    yield made
-    await databases.discard(made)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from uuid import uuid4
 
 import pytest
@@ -33,14 +32,12 @@ async def test_a_full_queue_says_so_at_once(live_db: Live) -> None:
         await blocked(live_db.url)
         tasks = [first, asyncio.create_task(desk.post_all([charge(carl) for _ in range(9)]))]
         await asyncio.sleep(0)
-        began = time.monotonic()
         with pytest.raises(TillFull) as full:
-            await desk.post_all([charge(carl), charge(carl)])
+            desk.post_all([charge(carl), charge(carl)]).send(None)  # it waits for nothing
         tasks.append(asyncio.create_task(desk.post(charge(carl))))
         await asyncio.sleep(0)
         with pytest.raises(TillFull):
-            await desk.post(charge(carl))
-        assert time.monotonic() - began < 1
+            desk.post(charge(carl)).send(None)
         assert (full.value.status, full.value.headers) == (429, {"Retry-After": "1"})
     await asyncio.gather(*tasks)
     assert await balance(live_db.url, carl) == 100 - 11

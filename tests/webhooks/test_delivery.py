@@ -295,7 +295,7 @@ async def test_what_lost_its_turn_is_caught_up_with(live: Live) -> None:
 async def test_the_status_is_enough_if_the_rest_never_comes(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "TIMEOUT", sending.aiohttp.ClientTimeout(total=0.5))
+    monkeypatch.setattr(sending, "TIMEOUT", sending.aiohttp.ClientTimeout(total=3))
 
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -167,7 +167,8 @@ create policy staff on admin_users to staff_user
   with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 
 -- Who of the staff is at work in this transaction: somebody who is active, or the operator of the
--- machine (auth/actor.py). For functions that do what no login role may do by itself.
+-- machine (auth/actor.py). For functions that do what no login role may do by itself. Whoever was
+-- suspended since they came through the door is told what the next request will tell them.
 create or replace function staff_at_work() returns uuid
 language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
 declare
@@ -178,7 +179,8 @@ begin
   then
     return who;
   end if;
-  raise exception 'this is for somebody who works here' using errcode = 'insufficient_privilege';
+  raise exception 'You are not at work here any more; sign in again.'
+    using errcode = 'AU401';  -- auth.bad_token
 end $$;
 revoke execute on function staff_at_work() from public;
 

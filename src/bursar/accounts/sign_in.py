@@ -109,7 +109,7 @@ async def enter_at_once(door: Door, found: Mapping[str, Any], given: Mapping[str
     seen = {"version": user.version, "stored": found["password_hash"], **given}
     seen |= {"request_id": door.origin.request_id, **asked.values}
     values = [seen[name] for name in (*SEEN, *sessions.ASKED)]
-    row = await door.database.fetch_one(door.claim, BY_PLACE, *values)
+    row = await door.database.write_one(door.claim, BY_PLACE, *values)
     if row is None:
         return await enter_looking(door, Kind.CUSTOMER, found, None, given)
     user.last_login, user.is_active = row["created_at"], user.status == Status.ACTIVE

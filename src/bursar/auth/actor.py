@@ -57,9 +57,12 @@ class Actor:
 
     @cached_property
     def claim(self) -> Claim:
+        """Its subject is also whose Idempotency-Keys these are: the customer's, whichever of their
+        keys asks; the person's of the staff; a service's, which is the line of its keys, or what
+        was sent with one would be done again with that into which it was rotated."""
         if self.kind is Kind.NOBODY:
             return NOBODY
-        return Claim(DATABASE_ROLES[self.kind], str(self.on_behalf_of or self.id or ""))
+        return Claim(DATABASE_ROLES[self.kind], str(self.customer or self.line or self.id or ""))
 
     def may(self, permission: Permission) -> bool:
         return self.role is not None and permission in GRANTED[self.role]
@@ -72,9 +75,11 @@ class Actor:
 
     @cached_property
     def remembered_as(self) -> str:
-        """Whose Idempotency-Keys these are: a key that is rotated leaves its own to the next one,
-        or what was sent with the old key would be done again with the new."""
-        return f"{self.kind}:{self.line}" if self.line else self.name
+        """The same in the ledger, whose operations have said the kind as well from the first day,
+        and are never changed. A stored answer cannot say it: row-level security compares whose it
+        is with the claim, which says it nowhere."""
+        kind = Kind.CUSTOMER if self.customer else self.kind
+        return f"{kind}:{self.claim.subject}" if self.claim.subject else str(kind)
 
     def __str__(self) -> str:
         return self.name

@@ -172,9 +172,7 @@ def challenge(bad_token: BursarError | None) -> BursarError:
         return SignInNeeded(
             "Sign in first: send Authorization: Bearer <access token>.", headers=hint
         )
-    if not isinstance(bad_token, BadToken):
-        return bad_token  # a key could not be looked up at the moment
-    return BadToken(bad_token.detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+    return bad_token  # or a key could not be looked up at the moment
 
 
 class Everyone:

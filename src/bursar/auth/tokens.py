@@ -23,8 +23,11 @@ KNOWN_AT_MOST = 10_000
 LONGEST = 2048
 
 
-class BadToken(BursarError, status=401, code="auth.bad_token"):
+class BadToken(BursarError, status=401, code="auth.bad_token", sqlstate="AU401"):
     """The access token is malformed, expired, or not signed by this installation."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 class Tokens:

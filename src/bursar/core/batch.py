@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, WrapValidator
 
 from bursar.core import api_keys
-from bursar.core.errors import InvalidInput
+from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.problems import from_validation, of_body
 from bursar.core.wire import UNSTORABLE, storable
 
@@ -52,6 +52,13 @@ def place_in(item: Any) -> tuple[str, ...]:
         name, item = next(field for field in item.items() if not storable(field[1]))
         path = (*path, name[:LONGEST])
     return path
+
+
+def refused(error: BursarError) -> dict[str, Any]:
+    """What an answer of many says of one; `status_code` is what it would have been told alone."""
+    said = {"status": "refused", "status_code": error.status}
+    said |= {"code": error.code, "detail": error.detail}
+    return {**said, "errors": error.errors} if error.errors else said
 
 
 def name_of(item: Any, *names: str) -> str | None:

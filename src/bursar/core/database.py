@@ -1,9 +1,9 @@
 """One transaction per request, opened as who asks: the only place that begins and commits.
 
 Two ways to the database, for two kinds of work. `transaction()` is a SQLAlchemy session, for
-everything. `fetch_one()` and `fetch_all()` send one statement in one round trip on a plain asyncpg
-connection, for the paths that were measured to be hot. Both carry the same claim into PostgreSQL,
-where row-level security reads it.
+everything. `fetch_one()`, `fetch_all()` and `write_one()` send one statement in one round trip on a
+plain asyncpg connection, for the paths that were measured to be hot. Both carry the same claim into
+PostgreSQL, where row-level security reads it.
 """
 
 import hashlib
@@ -32,10 +32,12 @@ from sqlalchemy.orm import (
 
 from bursar.core import exact
 from bursar.core.database_errors import (
+    DRIVER_ERRORS,
     SQL_ERRORS,
     DatabaseUnavailable,
     OutcomeUnknown,
     is_lost,
+    leaves_open,
 )
 from bursar.core.hot_pool import HotPool
 from bursar.core.settings import Settings
@@ -169,10 +171,27 @@ class Database:
 
     async def fetch_all(self, claim: Claim, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """All rows by one statement in one round trip; its arguments start at $2."""
-        pool = self._pool(claim.role)
+        async with self._hot(claim.role) as connection:
+            return await self._send(connection, claim, sql, arguments)
+
+    async def write_one(self, claim: Claim, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """As fetch_one, by a statement that changes something and commits at once: whoever loses
+        it before its answer cannot know whether it has, and is told so."""
+        async with self._hot(claim.role) as connection:
+            try:
+                rows = await self._send(connection, claim, sql, arguments)
+            except DRIVER_ERRORS as error:
+                if leaves_open(error):
+                    raise OutcomeUnknown.now() from error
+                raise
+        return rows[0] if rows else None
+
+    @asynccontextmanager
+    async def _hot(self, role: Role) -> AsyncIterator[Any]:
+        pool = self._pool(role)
         connection = await pool.take()
         try:
-            return await self._send(connection, claim, sql, arguments)
+            yield connection
         except asyncpg.PostgresError:
             raise  # the statement failed; the connection is as good as before
         except OSError:
@@ -239,6 +258,10 @@ class Within:
             "asyncpg.Record | None",
             await raw.fetchrow(with_claim(sql), claim.subject, *arguments),
         )
+
+    async def write_one(self, claim: Claim, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """Nothing has happened before the commit, which tells by itself where it was lost."""
+        return await self.fetch_one(claim, sql, *arguments)
 
 
 async def commit(session: AsyncSession) -> None:

@@ -113,6 +113,11 @@ call lock_down('series_numbers');
 
 -- Idempotency keys: everybody sees and makes their own, nobody changes one.
 call lock_down('idempotency_keys');
+-- Until the end of the transaction, unless another one is at work with the key. It never waits; what
+-- that one has kept shows to the next statement.
+create or replace function claim_idempotency_key(subject text, key text) returns boolean
+language sql
+return pg_try_advisory_xact_lock(hashtextextended('idempotency ' || subject || ' ' || key, 0));
 grant select, insert on idempotency_keys to app_user, staff_user;
 create policy own on idempotency_keys to app_user, staff_user
   using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')))

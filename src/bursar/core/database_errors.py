@@ -66,8 +66,9 @@ CONFLICTS = {"40001", "40P01", "55P03", "23505", "23P01"}
 TOO_SLOW = {"57014", "25P03", "25P04"}  # statement, idle and transaction time limits
 # what a caller sent: too long, out of range, no such time, unstorable characters
 CALLERS = {"22001", "22003", "22007", "22008", "22021", "22P02", "22P05"}
-# connection lost, server going down or starting, out of resources, a standby, sign-in refused
-GONE = ("08", "57P", "53", "25006", "28")
+# lost for now, but by an answer: out of resources, a standby, sign-in refused
+SAID_NO = ("53", "25006", "28")
+GONE = ("08", "57P", *SAID_NO)  # or connection lost, server going down or starting
 
 SQL_ERRORS = (
     SQLAlchemyError,
@@ -89,6 +90,8 @@ def translate(error: BaseException) -> BursarError | None:
         log.warning("the database was lost: %s", state_of(error) or type(error).__name__)
         return DatabaseUnavailable.now()
     state = state_of(error)
+    if named := BursarError.by_sqlstate.get(state):
+        return named(words_of(error))
     if state in CALLERS or is_unsendable(error):
         return InvalidInput("A value is out of range or has characters that cannot be stored.")
     if state in CONFLICTS:
@@ -101,6 +104,13 @@ def state_of(error: BaseException) -> str:
     return getattr(cause, "sqlstate", None) or ""
 
 
+def words_of(error: BaseException) -> str:
+    """What a function in the database said when it raised this, without rows and places."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    told = getattr(cause, "__cause__", None) or cause
+    return str(getattr(told, "message", told))
+
+
 def is_lost(error: BaseException) -> bool:
     """The connection, or the server behind it, is not there any more."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -109,6 +119,12 @@ def is_lost(error: BaseException) -> bool:
         return True  # the server went away between two messages
     closed = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
     return closed or state_of(error).startswith(GONE)
+
+
+def leaves_open(error: BaseException) -> bool:
+    """What was sent had no answer when it was lost: it may have happened, or happen yet."""
+    lost = isinstance(error, OSError) or is_lost(error)
+    return lost and not state_of(error).startswith(SAID_NO)
 
 
 def is_unsendable(error: BaseException) -> bool:

@@ -16,14 +16,20 @@ class BursarError(Exception):
     code: ClassVar[str]
     exit_code: ClassVar[int]
     registry: ClassVar[dict[str, type["BursarError"]]] = {}
+    by_sqlstate: ClassVar[dict[str, type["BursarError"]]] = {}
 
-    def __init_subclass__(cls, *, status: int, code: str, exit_code: int | None = None) -> None:
+    def __init_subclass__(
+        cls, *, status: int, code: str, exit_code: int | None = None, sqlstate: str | None = None
+    ) -> None:
+        """`sqlstate` is what functions in the database raise for it (core/database_errors.py)."""
         super().__init_subclass__()
         cls.status, cls.code = status, code
         cls.exit_code = EXIT_CODES.get(status, 1) if exit_code is None else exit_code
         if code in BursarError.registry:
             raise TypeError(f"two errors share the code {code}")
         BursarError.registry[code] = cls
+        if sqlstate is not None:
+            BursarError.by_sqlstate[sqlstate] = cls
 
     def __init__(
         self,

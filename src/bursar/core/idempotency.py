@@ -26,7 +26,7 @@ from bursar.core.database import Base, Claim, ClaimedSession, Database, Role
 from bursar.core.errors import BursarError
 from bursar.core.seal import Seal
 
-NOBODY = "nobody"  # who signs up is nobody yet; the request itself, password and all, is the proof
+NOBODY = "nobody"
 SHAPE = re.compile(r"[\x21-\x7e]{1,255}")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 KEPT_HEADERS = ("content-type", "location", "etag")
@@ -80,6 +80,13 @@ class KeyReused(BursarError, status=422, code="idempotency.key_reused"):
 class KeyInFlight(BursarError, status=409, code="idempotency.in_flight"):
     """The first request with this key is still at work; ask again in a moment."""
 
+    @classmethod
+    def now(cls) -> "KeyInFlight":
+        return cls(
+            "The first request with this key is still at work; ask again in a moment.",
+            headers={"Retry-After": "1"},
+        )
+
 
 def own_key(endpoint: Endpoint) -> Endpoint:
     """Marks a route that keeps its Idempotency-Key itself: one that calls the outside between
@@ -94,20 +101,16 @@ async def once(request: Request, handler: Callable[[Any], Awaitable[Response]]) 
     The route's guards have let the caller through: a stored answer too is only for who may ask.
     """
     claim: Claim = request.state.claim
-    subject = claim.subject or (NOBODY if claim.role is Role.DOOR else None)
-    if not subject:
+    if not claim.subject and claim.role is not Role.DOOR:
         return await handler(request)  # nobody: the route answers 401, there is nothing to keep
-    return await kept(request, handler, claim, subject)
+    return await kept(request, handler, claim)
 
 
 async def kept(
-    request: Request,
-    handler: Callable[[Any], Awaitable[Response]],
-    claim: Claim,
-    subject: str,
+    request: Request, handler: Callable[[Any], Awaitable[Response]], claim: Claim
 ) -> Response:
     """The same for a route that works under another claim than its caller's."""
-    key = operation_key(request)
+    subject, key = whose(request), operation_key(request)
     state = request.state
     content = await content_of(request)
     seal: Seal = request.app.state.seal
@@ -123,6 +126,13 @@ async def kept(
             return response
     except AnsweredBefore as answered:
         return replay(answered.stored, content, seal)
+
+
+def whose(request: Request) -> str:
+    """Whose keys these are, as the caller's claim says it (auth/actor.py). Who signs up is nobody
+    yet; the request itself, password and all, is the proof."""
+    claim: Claim = request.state.claim
+    return claim.subject or NOBODY
 
 
 STORED = """
@@ -163,12 +173,9 @@ def claim_key(session: Session, _: SessionTransaction, connection: Connection) -
     if "claims_key" not in session.info:
         return
     subject, key = session.info.pop("claims_key")
-    lock = text("select pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
-    if not connection.scalar(lock, {"name": f"idempotency {subject} {key}"}):
-        raise KeyInFlight(
-            "The first request with this key is still at work; ask again in a moment.",
-            headers={"Retry-After": "1"},
-        )
+    lock = text("select claim_idempotency_key(:subject, :key)")
+    if not connection.scalar(lock, {"subject": subject, "key": key}):
+        raise KeyInFlight.now()
     kept = [getattr(IdempotencyKey, field.name) for field in fields(Stored)]
     one = select(*kept).where(IdempotencyKey.subject == subject, IdempotencyKey.key == key)
     if row := connection.execute(one).one_or_none():

@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import uniform
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from croniter import croniter  # type: ignore[import-untyped]
@@ -43,6 +43,7 @@ NAME = re.compile(r"(?=.{1,100}$)[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 InOneTransaction = Callable[[AsyncSession, dict[str, Any]], Awaitable[None]]
 InSteps = Callable[["Run"], Awaitable[None]]
 Function = InOneTransaction | InSteps
+Kind = TypeVar("Kind", InOneTransaction, InSteps)
 OpenTransaction = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
 ANYBODY = frozenset({Role.CUSTOMER, Role.DOOR, Role.STAFF, Role.WORKER})
@@ -112,21 +113,15 @@ def job(
     It is retried after `retry_seconds`, then after twice as long and so on, up to an hour.
     `at_once` bounds how many of its name run in the whole system; 0 is no bound.
     """
-
-    def register(function: InOneTransaction) -> InOneTransaction:
-        define(
-            name,
-            function,
-            carry_out=whole(function),
-            added_by=added_by,
-            retries=retries,
-            retry_seconds=retry_seconds,
-            timeout_seconds=timeout_seconds,
-            at_once=at_once,
-        )
-        return function
-
-    return register
+    return define(
+        name,
+        whole,
+        added_by=added_by,
+        retries=retries,
+        retry_seconds=retry_seconds,
+        timeout_seconds=timeout_seconds,
+        at_once=at_once,
+    )
 
 
 def cron(
@@ -140,20 +135,15 @@ def cron(
     if not croniter.is_valid(expression):
         raise ValueError(f"{expression!r} is no cron expression")
 
-    def register(function: InOneTransaction) -> InOneTransaction:
-        define(
-            name,
-            function,
-            carry_out=whole(function),
-            added_by={Role.WORKER},
-            retries=retries,
-            timeout_seconds=timeout_seconds,
-            at_once=1,
-            schedule=expression,
-        )
-        return function
-
-    return register
+    return define(
+        name,
+        whole,
+        added_by={Role.WORKER},
+        retries=retries,
+        timeout_seconds=timeout_seconds,
+        at_once=1,
+        schedule=expression,
+    )
 
 
 def steps(
@@ -166,21 +156,15 @@ def steps(
     added_by: Set[Role] = ANYBODY,
 ) -> Callable[[InSteps], InSteps]:
     """Defines a job that opens its own short transactions and may call the outside between them."""
-
-    def register(function: InSteps) -> InSteps:
-        define(
-            name,
-            function,
-            carry_out=function,
-            added_by=added_by,
-            retries=retries,
-            retry_seconds=retry_seconds,
-            timeout_seconds=timeout_seconds,
-            at_once=at_once,
-        )
-        return function
-
-    return register
+    return define(
+        name,
+        lambda function: function,
+        added_by=added_by,
+        retries=retries,
+        retry_seconds=retry_seconds,
+        timeout_seconds=timeout_seconds,
+        at_once=at_once,
+    )
 
 
 def whole(function: InOneTransaction) -> InSteps:
@@ -193,33 +177,37 @@ def whole(function: InOneTransaction) -> InSteps:
 
 def define(
     name: str,
-    function: Function,
+    carried_out: Callable[[Kind], InSteps],
     *,
-    carry_out: InSteps,
     added_by: Set[Role],
     retries: int,
     timeout_seconds: float,
     at_once: int,
     retry_seconds: float = 5,
     schedule: str | None = None,
-) -> None:
+) -> Callable[[Kind], Kind]:
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a job's name such as 'system.prune_history'")
     if name in registry:
         raise ValueError(f"two jobs share the name {name}")
-    registry[name] = Definition(
-        name=name,
-        function=function,
-        carry_out=carry_out,
-        added_by=added_by,
-        retries=retries,
-        retry_seconds=retry_seconds,
-        timeout_seconds=timeout_seconds,
-        at_once=at_once,
-        schedule=schedule,
-        description=" ".join((function.__doc__ or "").split()),
-    )
-    names_of[function] = name
+
+    def register(function: Kind) -> Kind:
+        registry[name] = Definition(
+            name=name,
+            function=function,
+            carry_out=carried_out(function),
+            added_by=added_by,
+            retries=retries,
+            retry_seconds=retry_seconds,
+            timeout_seconds=timeout_seconds,
+            at_once=at_once,
+            schedule=schedule,
+            description=" ".join((function.__doc__ or "").split()),
+        )
+        names_of[function] = name
+        return function
+
+    return register
 
 
 class PayloadTooLarge(BursarError, status=413, code="jobs.payload_too_large"):

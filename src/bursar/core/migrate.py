@@ -256,7 +256,7 @@ def refused(url: URL, error: Exception) -> BursarError:
 async def make_roles(
     connection: AsyncConnection, url: URL, settings: Settings, *, reset: bool
 ) -> None:
-    """Four login roles without any power of their own, each with its time limits."""
+    """The login roles: without any power of their own, each with its time limits."""
     version = int((await connection.scalar(text("show server_version_num"))) or 0)
     if version < OLDEST:
         raise MigrationRefused(f"Bursar needs PostgreSQL 15 or newer; this is {version // 10000}.")

@@ -13,11 +13,11 @@ from bursar.core import etag
 from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound
 from bursar.core.etag import IfMatch, PreconditionFailed
-from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Route
 from bursar.keys import queries, service
-from bursar.keys.models import ApiKey, KeyStatus
+from bursar.keys.api import KeysQuery
+from bursar.keys.models import ApiKey
 from bursar.keys.schemas import (
     KeyChangeByStaff,
     KeyForStaff,
@@ -34,18 +34,15 @@ READ = staff(Permission.KEYS_READ)
 WRITE = staff(Permission.KEYS_WRITE)
 
 
-class KeysQuery(PageQuery):
+class KeysOfAllQuery(KeysQuery):
     """A page of keys, perhaps only those that fit."""
 
     user_id: UUID | None = None
     services: bool | None = Field(None, description="true: only keys of other services.")
-    status: KeyStatus | None = None
-    search: str | None = Field(None, min_length=1, max_length=100)
-    sort: str | None = sort_field(queries.KEYS)
 
 
 @router.get("", dependencies=[READ], responses=documented(InvalidInput))
-async def list_keys(db: Db, ask: Annotated[KeysQuery, Query()]) -> KeyListForStaff:
+async def list_keys(db: Db, ask: Annotated[KeysOfAllQuery, Query()]) -> KeyListForStaff:
     """Keys of customers and of services, masked, the newest first."""
     page = await queries.keys(
         db,

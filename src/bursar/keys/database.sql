@@ -101,7 +101,6 @@ create or replace trigger announce_keys after update of status on users
   for each row when (old.status is distinct from new.status) execute function announce_key();
 
 -- A key that is good, for the door, which decides whether it may come from there (keys/keyring.py).
-drop function if exists find_key(bytea);  -- it had fewer columns once
 create or replace function find_key(its_hash bytea) returns table (
   id uuid, line_id uuid, user_id uuid, scopes varchar[], allowed_addresses cidr[], ends_at timestamptz,
   is_limited boolean

@@ -104,11 +104,7 @@ async def revoke(db: AsyncSession, reports: Sequence[Report]) -> list[bool]:
 
 
 async def revoke_one(db: AsyncSession, row: ApiKey, place: str | None) -> None:
-    end(row, "leaked")
-    await db.flush()
-    after = {"status": KeyStatus.REVOKED, "reason": "leaked", "found_at": place}
-    before = {"status": KeyStatus.ACTIVE}
-    await audit.record(db, "keys.revoked", "api_key", row.id, before=before, after=after)
+    await end(db, row, "leaked", found_at=place)
     for person in await answerable(db, row):
         if is_address(person.email):
             await letters.send(db, "key_leaked", person, key_name=row.name, masked=row.masked)

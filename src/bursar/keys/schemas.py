@@ -56,7 +56,7 @@ class NewKey(Wire):
     per_month: PerMonth | None = None
 
     def facts(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in type(self).model_fields}
+        return dict(self)
 
 
 class NewServiceKey(NewKey, StaffWire):

@@ -145,7 +145,7 @@ async def rotate(
     if grace:
         old.grace_until = datetime.now(UTC) + grace
     else:
-        end(old, "rotated")
+        old.status, old.revoke_reason = KeyStatus.REVOKED, "rotated"
     await db.flush()
     return made
 
@@ -173,22 +173,17 @@ async def revoke(
     if row.status == KeyStatus.REVOKED:
         audit.nothing_changed(db)
         return row
-    end(row, reason)
-    await db.flush()
-    await audit.record(
-        db,
-        "keys.revoked",
-        "api_key",
-        row.id,
-        before={"status": KeyStatus.ACTIVE},
-        after={"status": KeyStatus.REVOKED, "reason": reason},
-    )
+    await end(db, row, reason)
     await db.refresh(row)
     return row
 
 
-def end(row: ApiKey, reason: str) -> None:
+async def end(db: AsyncSession, row: ApiKey, reason: str, **more: Any) -> None:
+    """Of one that is active and locked; `more` stands in the audit trail beside the reason."""
     row.status, row.revoke_reason = KeyStatus.REVOKED, reason
+    await db.flush()
+    before, after = {"status": KeyStatus.ACTIVE}, {"status": KeyStatus.REVOKED, "reason": reason}
+    await audit.record(db, "keys.revoked", "api_key", row.id, before=before, after=after | more)
 
 
 async def held(

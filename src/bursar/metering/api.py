@@ -7,13 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from bursar.auth.actor import Actor
 from bursar.auth.guard import customer_or_key
 from bursar.auth.scopes import KeyScope
 from bursar.core import files
-from bursar.core.batch import Misfit
+from bursar.core.batch import Misfit, refused
 from bursar.core.database import Database, Db, Within
 from bursar.core.errors import BursarError, InvalidInput
 from bursar.core.files import Format
@@ -22,7 +22,7 @@ from bursar.core.idempotency import BadKey, KeyInFlight, KeyReused, own_key
 from bursar.core.openapi import IDEMPOTENCY_PARAMETER
 from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import Route, Time, answer, begins_with_date
+from bursar.core.wire import Day, Route, Time, answer
 from bursar.metering import events, export, keyed, queries
 from bursar.metering.event_schemas import (
     Counted,
@@ -87,7 +87,7 @@ async def report_one(request: Request, actor: Annotated[Actor, REPORT], body: Ev
         status = 201 if outcome == "counted" else 200
         return answer({"event_id": body.event_id, "status": outcome}, status)
 
-    return await keyed.once(request, actor, count)
+    return await keyed.once(request, count)
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def report_many(
     async def count(database: Database | Within) -> Response:
         return told(items, await events.report(database, actor, asked))
 
-    return await keyed.once(request, actor, count)
+    return await keyed.once(request, count)
 
 
 def told(items: list[EventIn | Misfit], outcomes: list[events.Outcome]) -> Response:
@@ -126,12 +126,10 @@ def told(items: list[EventIn | Misfit], outcomes: list[events.Outcome]) -> Respo
 
 
 def outcome_of(event_id: str | None, outcome: events.Outcome) -> dict[str, Any]:
-    if not isinstance(outcome, BursarError):
-        code = 201 if outcome == "counted" else 200
-        return {"event_id": event_id, "status": outcome, "status_code": code}
-    refused = {"event_id": event_id, "status": "refused", "status_code": outcome.status}
-    refused |= {"code": outcome.code, "detail": outcome.detail}
-    return {**refused, "errors": outcome.errors} if outcome.errors else refused
+    if isinstance(outcome, BursarError):
+        return {"event_id": event_id, **refused(outcome)}
+    code = 201 if outcome == "counted" else 200
+    return {"event_id": event_id, "status": outcome, "status_code": code}
 
 
 class UsageFilter(BaseModel):
@@ -220,9 +218,6 @@ async def summarize(
 async def read_quota(db: Db, actor: Annotated[Actor, READ]) -> QuotaOut:
     """What you may use in this month and have used, and how often you may call."""
     return QuotaOut.model_validate(await queries.quota(db, whose(actor)))
-
-
-Day = Annotated[date, BeforeValidator(begins_with_date)]
 
 
 class BreakdownQuery(BaseModel):

@@ -165,7 +165,8 @@ create or replace aggregate count_latencies (integer) (
 );
 
 -- Everything that usage adds up to, in the statement that writes it, whoever that is. What is counted
--- here and what a recount of the events finds cannot differ.
+-- here and what a recount of the events finds cannot differ. A call that only gets its outcome
+-- (settle.sql) is in the totals of its month and of its key already.
 create or replace function sum_up_usage() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
@@ -212,17 +213,20 @@ begin
     insert into api_key_months as here (line_id, month, requests, units)
     select (select line_id from api_keys where id = sums.api_key_id), to_char(day, 'YYYY-MM'),
       sum(requests)::bigint, sum(units)::bigint
-    from sums where of_day and api_key_id <> '00000000-0000-0000-0000-000000000000'
+    from sums where of_day and tg_op = 'INSERT'
+      and api_key_id <> '00000000-0000-0000-0000-000000000000'
     group by 1, 2 order by 1, 2
     on conflict on constraint pk_api_key_months do update set
       requests = here.requests + excluded.requests, units = here.units + excluded.units
   )
   insert into monthly_usage as here (user_id, month, total_requests, successful_requests,
     failed_requests, total_response_time_ms, units)
-  select user_id, to_char(day, 'YYYY-MM'), sum(requests)::bigint,
+  select user_id, to_char(day, 'YYYY-MM'),
+    case tg_op when 'INSERT' then sum(requests)::bigint else 0 end,
     coalesce(sum(requests) filter (where status_code between 1 and 399), 0)::bigint,
     coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint,
-    sum(total_response_time_ms)::bigint, sum(units)::bigint
+    sum(total_response_time_ms)::bigint,
+    case tg_op when 'INSERT' then sum(units)::bigint else 0 end
   from sums where of_day group by 1, 2 order by 1, 2
   on conflict on constraint pk_monthly_usage do update set
     total_requests = here.total_requests + excluded.total_requests,
@@ -236,7 +240,6 @@ end $$;
 revoke execute on function sum_up_usage() from public;
 create or replace trigger sum_up after insert on usage referencing new table as added
   for each statement execute function sum_up_usage();
-drop trigger if exists refuse_change on usage;
 
 -- What each tier may use: as declared in metering/rules.py, or as staff have set it.
 create or replace function metering_terms(defaults jsonb) returns jsonb

@@ -171,7 +171,7 @@ class Desk:
         refused."""
         asked = [{"n": n, **entry.document} for n, entry in enumerate(group)]
         try:
-            row = await self._database.fetch_one(WORKER, VERIFY, as_json(asked).decode(), TERMS)
+            row = await self._database.write_one(WORKER, VERIFY, as_json(asked).decode(), TERMS)
         except SQL_ERRORS as error:
             parts = [] if is_lost(error) else apart(group, error)
             if len(parts) > 1:
@@ -214,8 +214,6 @@ def settle_all(group: list[Entry], answer: BursarError) -> None:
 
 
 def refusal(error: BaseException) -> BursarError:
-    if is_lost(error):
-        return OutcomeUnknown.now()
     if known := translate(error):
         return known
     log.error("a key cannot be verified: %s", state_of(error))

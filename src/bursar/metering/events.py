@@ -71,10 +71,6 @@ class EventConflict(BursarError, status=409, code="usage.event_conflict"):
     """An event with this id was counted before, and said something else; take a new id."""
 
 
-def conflict() -> EventConflict:
-    return EventConflict("An event with this id was counted before, and said something else.")
-
-
 # All that a report is checked against, in one round trip: how old it may be, whose keys it names.
 KNOWN = """
   select (select value #>> '{}' from settings where key = 'usage_retention_months') as months,
@@ -103,7 +99,9 @@ async def report(
 
 
 def said(outcome: str) -> Outcome:
-    return conflict() if outcome == "conflict" else outcome
+    if outcome == "conflict":
+        return EventConflict("An event with this id was counted before, and said something else.")
+    return outcome
 
 
 def owned(event: Event, actor: Actor) -> Event:
@@ -183,6 +181,6 @@ async def ingest(database: Database | Within, rows: list[dict[str, Any]]) -> lis
         raise InvalidInput("A value is out of range or cannot be stored.") from None
     people = [*{row["user_id"] for row in rows}]
     months = [*{row["timestamp"][:7] for row in rows}]
-    found = await database.fetch_one(WORKER, INGEST, payload, people, months, TERMS)
+    found = await database.write_one(WORKER, INGEST, payload, people, months, TERMS)
     assert found is not None  # noqa: S101 - a function answers one row
     return list(found["outcomes"])

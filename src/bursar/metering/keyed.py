@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import Request, Response
 
-from bursar.auth.actor import Actor
 from bursar.core import idempotency
 from bursar.core.database import WORKER, Database, Within
 from bursar.core.seal import Seal
@@ -13,7 +12,7 @@ from bursar.metering.desk import KeyedQuestion
 Counts = Callable[[Database | Within], Awaitable[Response]]
 
 
-async def once(request: Request, actor: Actor, counts: Counts) -> Response:
+async def once(request: Request, counts: Counts) -> Response:
     """Without a key it is one statement, by itself: events that have ids need none."""
     if "idempotency-key" not in request.headers:
         return await counts(request.app.state.database)
@@ -21,19 +20,14 @@ async def once(request: Request, actor: Actor, counts: Counts) -> Response:
     async def in_transaction(request: Request) -> Response:
         return await counts(Within(request.state.db))
 
-    return await idempotency.kept(request, in_transaction, WORKER, caller(actor))
+    return await idempotency.kept(request, in_transaction, WORKER)
 
 
-async def question(request: Request, actor: Actor) -> KeyedQuestion | None:
+async def question(request: Request) -> KeyedQuestion | None:
     """What keys/verify keeps of a key: that it was used for this request, and not its answer. Who
     asks again is told what holds now, or a key that has ended since would go on being good."""
     if (key := idempotency.given_key(request)) is None:
         return None
     seal: Seal = request.app.state.seal
     content = await idempotency.content_of(request)
-    return KeyedQuestion(caller(actor), key, seal.marks(content), seal.close(b""))
-
-
-def caller(actor: Actor) -> str:
-    """Whose Idempotency-Keys these are, as for every other route; a service's are its line's."""
-    return str(actor.line) if actor.line and not actor.customer else actor.claim.subject
+    return KeyedQuestion(idempotency.whose(request), key, seal.marks(content), seal.close(b""))

@@ -19,8 +19,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from bursar.core.database import Base
 
-NO_KEY = UUID(int=0)  # in a rollup: the call was made without one, or nobody said by which
-
 
 class Usage(Base):
     """One call of the business's API."""
@@ -69,7 +67,7 @@ class UsageEventId(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
     seen_on: Mapped[date] = mapped_column(server_default=func.current_date())
     usage_id: Mapped[UUID | None]  # where it was verified
-    line_id: Mapped[UUID | None]  # of the key that it came with; NO_KEY: of none
+    line_id: Mapped[UUID | None]  # of the key that it came with; all zeros: of none
 
 
 class MonthlyUsage(Base):
@@ -106,7 +104,9 @@ class ApiKeyMonth(Base):
 
 
 class Rollup:
-    """Calls of one customer to one endpoint by one key with one status, and how long they took."""
+    """Calls of one customer to one endpoint by one key with one status, and how long they took.
+
+    All zeros stand for no key, or none that anybody named, and 0 for no status."""
 
     user_id: Mapped[UUID] = mapped_column(
         ForeignKey("users.id", ondelete="CASCADE"), primary_key=True

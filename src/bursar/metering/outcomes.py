@@ -64,7 +64,7 @@ async def settle(
     ]
     found: dict[str, str] = {}
     if rows:
-        row = await database.fetch_one(WORKER, SETTLE, as_json(rows).decode())
+        row = await database.write_one(WORKER, SETTLE, as_json(rows).decode())
         assert row is not None  # noqa: S101 - a function answers one row
         found = orjson.loads(row["told"])
     told, first = list[Told](), dict[tuple[UUID, UUID], int]()

@@ -9,7 +9,6 @@ from bursar.accounts.models import Tier
 from bursar.system import queries as system
 from bursar.system.catalogue import Setting, setting
 
-WARN_AT = (80, 100)  # percent of a quota
 MOST = 10**12
 
 QUOTAS = {Tier.FREE: 1_000, Tier.PRO: 100_000, Tier.ENTERPRISE: 10_000_000}

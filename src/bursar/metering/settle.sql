@@ -62,94 +62,48 @@ create or replace trigger keep before update on usage
   for each row execute function keep_usage();
 
 -- The sums follow in the same statement, whoever that is: the call leaves those without a status, and
--- is in those with its own. What is empty then is not kept.
-create or replace function sum_up_outcomes() returns trigger
+-- sum_up_usage() adds it to those with its own. What is empty then is not kept.
+create or replace function leave_unsettled() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 begin
-  with events as (
-    select user_id, endpoint, units, timestamp, response_time_ms,
-      coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id,
-      status_code
-    from settled
-  ), sums as materialized (
-    select user_id, endpoint, api_key_id, status_code, grouping(hour) = 1 as of_day, hour, day,
-      count(*) as requests, sum(units)::bigint as units, count(response_time_ms) as timed,
-      coalesce(sum(response_time_ms), 0)::bigint as total_response_time_ms,
-      count_latencies(response_time_ms) as latencies
+  with sums as materialized (
+    select user_id, hour, day, endpoint, api_key_id, grouping(hour) = 1 as of_day,
+      count(*) as requests, sum(units)::bigint as units
     from (
-      select *, date_trunc('hour', timestamp, 'UTC') as hour,
-        (timestamp at time zone 'UTC')::date as day
-      from events
+      select user_id, endpoint, units, date_trunc('hour', timestamp, 'UTC') as hour,
+        (timestamp at time zone 'UTC')::date as day,
+        coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') as api_key_id
+      from settled
     ) as event
-    group by user_id, day, endpoint, api_key_id, status_code, grouping sets ((hour), ())
-  ), left_behind as materialized (
-    select user_id, endpoint, api_key_id, of_day, hour, day, sum(requests)::bigint as requests,
-      sum(units)::bigint as units
-    from sums group by 1, 2, 3, 4, 5, 6
+    group by user_id, day, endpoint, api_key_id, grouping sets ((hour), ())
   ), emptied_hours as (
-    delete from usage_hours as here using left_behind as gone
+    delete from usage_hours as here using sums as gone
     where not of_day and here.user_id = gone.user_id and here.hour = gone.hour
       and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
       and here.status_code = 0 and here.requests = gone.requests
   ), left_hours as (
     update usage_hours as here set requests = here.requests - gone.requests,
       units = here.units - gone.units
-    from left_behind as gone
+    from sums as gone
     where not of_day and here.user_id = gone.user_id and here.hour = gone.hour
       and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
       and here.status_code = 0 and here.requests > gone.requests
   ), emptied_days as (
-    delete from usage_days as here using left_behind as gone
+    delete from usage_days as here using sums as gone
     where of_day and here.user_id = gone.user_id and here.day = gone.day
       and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
       and here.status_code = 0 and here.requests = gone.requests
-  ), left_days as (
-    update usage_days as here set requests = here.requests - gone.requests,
-      units = here.units - gone.units
-    from left_behind as gone
-    where of_day and here.user_id = gone.user_id and here.day = gone.day
-      and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
-      and here.status_code = 0 and here.requests > gone.requests
-  ), by_hour as (
-    insert into usage_hours as here (user_id, hour, endpoint, api_key_id, status_code,
-      requests, units, timed, total_response_time_ms, latencies)
-    select user_id, hour, endpoint, api_key_id, status_code,
-      requests, units, timed, total_response_time_ms, latencies
-    from sums where not of_day order by 1, 2, 3, 4, 5
-    on conflict on constraint pk_usage_hours do update set
-      requests = here.requests + excluded.requests,
-      units = here.units + excluded.units,
-      timed = here.timed + excluded.timed,
-      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
-      latencies = add_latencies(here.latencies, excluded.latencies)
-  ), by_day as (
-    insert into usage_days as here (user_id, day, endpoint, api_key_id, status_code,
-      requests, units, timed, total_response_time_ms, latencies)
-    select user_id, day, endpoint, api_key_id, status_code,
-      requests, units, timed, total_response_time_ms, latencies
-    from sums where of_day order by 1, 2, 3, 4, 5
-    on conflict on constraint pk_usage_days do update set
-      requests = here.requests + excluded.requests,
-      units = here.units + excluded.units,
-      timed = here.timed + excluded.timed,
-      total_response_time_ms = here.total_response_time_ms + excluded.total_response_time_ms,
-      latencies = add_latencies(here.latencies, excluded.latencies)
   )
-  update monthly_usage as here set
-    successful_requests = here.successful_requests + successful,
-    failed_requests = here.failed_requests + failed,
-    total_response_time_ms = here.total_response_time_ms + ms,
-    last_updated = clock_timestamp()
-  from (
-    select user_id, to_char(day, 'YYYY-MM')::char(7) as month,
-      coalesce(sum(requests) filter (where status_code < 400), 0)::bigint as successful,
-      coalesce(sum(requests) filter (where status_code >= 400), 0)::bigint as failed,
-      sum(total_response_time_ms)::bigint as ms
-    from sums where of_day group by 1, 2
-  ) as sum
-  where here.user_id = sum.user_id and here.month = sum.month;
+  update usage_days as here set requests = here.requests - gone.requests,
+    units = here.units - gone.units
+  from sums as gone
+  where of_day and here.user_id = gone.user_id and here.day = gone.day
+    and here.endpoint = gone.endpoint and here.api_key_id = gone.api_key_id
+    and here.status_code = 0 and here.requests > gone.requests;
   return null;
 end $$;
-revoke execute on function sum_up_outcomes() from public;
-create or replace trigger sum_up_outcomes after update on usage referencing new table as settled
-  for each statement execute function sum_up_outcomes();
+revoke execute on function leave_unsettled() from public;
+create or replace trigger leave_unsettled after update on usage referencing new table as settled
+  for each statement execute function leave_unsettled();
+create or replace trigger sum_up_outcomes after update on usage referencing new table as added
+  for each statement execute function sum_up_usage();

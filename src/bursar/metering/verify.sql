@@ -133,9 +133,17 @@ begin
       else 'VALID'
     end;
     if code = 'VALID' and ask.given_key is not null then
-      select fingerprint, (headers ->> 'usage_id')::uuid into seen, call_id from idempotency_keys as kept
-      where kept.subject = ask.subject and kept.key = ask.given_key;
-      known := found;
+      -- Another customer's call with the key may be at work under another lock.
+      for look in 1..2 loop
+        select fingerprint, (headers ->> 'usage_id')::uuid into seen, call_id from idempotency_keys as kept
+        where kept.subject = ask.subject and kept.key = ask.given_key;
+        known := found;
+        exit when known or look = 2;
+        if not claim_idempotency_key(ask.subject, ask.given_key) then
+          code := 'KEY_IN_FLIGHT';
+          exit;
+        end if;
+      end loop;
       if known and encode(seen, 'hex') <> all (ask.marks) then
         code := 'KEY_REUSED';
       end if;

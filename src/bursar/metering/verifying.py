@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from bursar.auth.actor import Actor
 from bursar.auth.guard import service
 from bursar.auth.scopes import KeyScope
-from bursar.core.batch import Misfit
+from bursar.core.batch import Misfit, refused
 from bursar.core.database import Database, Within
 from bursar.core.errors import BursarError
 from bursar.core.hot import hot
@@ -36,14 +36,12 @@ NONE_OF_OURS: dict[str, Any] = {
 @router.post(
     "/keys/verify",
     response_model=VerifyOut,
-    responses=documented(DeskFull, BadKey, KeyReused),
+    responses=documented(DeskFull, BadKey, KeyReused, KeyInFlight),
     openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
 )
 @own_key
 @hot
-async def verify_key(
-    request: Request, actor: Annotated[Actor, SERVICE], body: VerifyIn
-) -> Response:
+async def verify_key(request: Request, _: Annotated[Actor, SERVICE], body: VerifyIn) -> Response:
     """Is this key good for this call, and how much is left; a call that may go on is counted, and
     with an Idempotency-Key once for it."""
     if not secret.is_sound(body.key):
@@ -56,11 +54,13 @@ async def verify_key(
         event_id=body.event_id,
         counts=body.count,
         paces=body.count,
-        keyed=await keyed.question(request, actor),
+        keyed=await keyed.question(request),
     )
     verdict = await request.app.state.desk.ask(question)
     if verdict["code"] == "KEY_REUSED":
         raise KeyReused.now()
+    if verdict["code"] == "KEY_IN_FLIGHT":
+        raise KeyInFlight.now()
     return answer(told(verdict), headers=REPLAYED if verdict["asked_before"] else None)
 
 
@@ -98,7 +98,7 @@ def quota(verdict: Verdict) -> dict[str, Any]:
 @own_key
 @hot
 async def tell_outcomes(
-    request: Request, actor: Annotated[Actor, SERVICE], body: OutcomesIn
+    request: Request, _: Annotated[Actor, SERVICE], body: OutcomesIn
 ) -> Response:
     """How calls ended that keys/verify has counted, up to 1,000: status, response time and error
     are filled in once, and nothing is counted again. Sent once more, each is a duplicate."""
@@ -117,12 +117,10 @@ async def tell_outcomes(
             }
         )
 
-    return await keyed.once(request, actor, settle)
+    return await keyed.once(request, settle)
 
 
 def told_of(usage_id: UUID | str | None, told: outcomes.Told) -> dict[str, Any]:
-    if not isinstance(told, BursarError):
-        return {"usage_id": usage_id, "status": told, "status_code": 200}
-    refused = {"usage_id": usage_id, "status": "refused", "status_code": told.status}
-    refused |= {"code": told.code, "detail": told.detail}
-    return {**refused, "errors": told.errors} if told.errors else refused
+    if isinstance(told, BursarError):
+        return {"usage_id": usage_id, **refused(told)}
+    return {"usage_id": usage_id, "status": told, "status_code": 200}

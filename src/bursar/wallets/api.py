@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts.api import parsed, whose
@@ -25,8 +25,8 @@ from bursar.core.idempotency import REPLAYED, BadKey, KeyReused, operation_key, 
 from bursar.core.money import BAD_AMOUNTS
 from bursar.core.paging import Page, PageQuery, sort_field
 from bursar.core.problems import documented
-from bursar.core.wire import Route, Time, answer, begins_with_date
-from bursar.wallets import assets, export, ledger, queries, rules, spending
+from bursar.core.wire import Day, Route, Time, answer
+from bursar.wallets import assets, export, ledger, queries, rules, spending, statements
 from bursar.wallets import service as wallets
 from bursar.wallets.charge_schemas import Currency
 from bursar.wallets.ledger import (
@@ -121,7 +121,7 @@ class HoldsQuery(PageQuery):
 async def list_holds(db: Db, whose: Visible, ask: Annotated[HoldsQuery, Query()]) -> HoldList:
     """What is set aside, or was, in all the wallets: the newest first."""
     page = await queries.holds(db, whose, ask, state=ask.state)
-    scales = {code: (await assets.asset(db, code)).scale for code in {r.asset for r in page.items}}
+    scales = await statements.scales(db)
     return HoldList.of(page, holds=[HoldOut.of(row, scales[row.asset]) for row in page.items])
 
 
@@ -203,7 +203,6 @@ async def export_transactions(
 
 
 MOST_DAYS = 366
-Day = Annotated[date, BeforeValidator(begins_with_date)]
 
 
 class SpendingQuery(BaseModel):

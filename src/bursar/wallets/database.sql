@@ -172,12 +172,10 @@ grant select on user_balance, wallets, wallet_transactions
 grant select on user_with_balance to app_user, staff_user, worker_user, analytics_user;
 grant select (id, email, username, name, user_type, role, tier, status, is_active, created_at)
   on users to analytics_user;
-drop policy if exists analytics on users;
 create policy analytics on users for select to analytics_user using (true);
 
 -- For plain SQL: the same posting under the same rules. Not enough is for the caller to tell; all else
 -- is an error with its code.
-drop function if exists posted_one(jsonb);
 create or replace function post_one(request jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 declare

@@ -6,8 +6,7 @@
 
 -- Both sides of transfers as entries of accounts. `spent` is what went out, less what came back.
 -- No search_path of their own: only so are they planned as a part of the statement that asks.
-drop function if exists entries_between(uuid, bigint, bigint);
-create function entries_between(account uuid, after_seq bigint, until_seq bigint)
+create or replace function entries_between(account uuid, after_seq bigint, until_seq bigint)
 returns table (seq bigint, delta bigint, spent bigint, balance bigint, posted_at timestamptz)
 language sql stable as $$
   select debit_seq, -amount, case when reverses is null then amount else 0 end, debit_after, posted_at

@@ -5,7 +5,6 @@
 -- Longer than HOUSE lets a function be: its state are arrays, which PL/pgSQL would copy at each call of
 -- a part. Only post() calls it, with the accounts locked, and under the settings of post().
 
-drop function if exists post_in_turn(ledger_leg[], uuid[]);
 create or replace function post_in_turn(legs ledger_leg[], standing accounts[]) returns jsonb[]
 language plpgsql as $$
 #variable_conflict use_column

@@ -6,7 +6,6 @@
 -- Only post() calls it, with the accounts locked. Its search_path is that of post(): changing it
 -- costs as much as a small part of the work.
 
-drop function if exists post_plain(ledger_leg[], uuid[]);
 create or replace function post_plain(legs ledger_leg[], standing accounts[]) returns jsonb[]
 language plpgsql as $$
 #variable_conflict use_column

@@ -22,8 +22,6 @@ return case
   else 0::smallint
 end;
 
-drop function if exists with_shard(text, text);
-
 -- Whoever has no wallet in an asset has an empty one: it is opened, under an id that is known before,
 -- by the first leg that moves something in it.
 create or replace function wallet_to_be(owner uuid, asset text) returns uuid
@@ -155,7 +153,6 @@ language sql stable as $$
       and id <> all (array(select id from unnest(standing)))
   ) as absent
 $$;
-drop function if exists open_missing_wallets(jsonb);
 
 -- What their accounts stand at is read as they are locked: nobody changes it from here on.
 create or replace function standing_of(legs ledger_leg[]) returns accounts[]
@@ -246,4 +243,3 @@ begin
   group by event, actor;
   return to_jsonb(outcomes);
 end $$;
-drop function if exists audit_postings(jsonb, jsonb[]);

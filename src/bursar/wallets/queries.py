@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
@@ -19,7 +19,7 @@ from bursar.core import money, paging
 from bursar.core.database import WORKER, Claim, Database
 from bursar.core.errors import NotFound
 from bursar.core.paging import Order, Page, PageQuery
-from bursar.wallets import assets
+from bursar.wallets import assets, statements
 from bursar.wallets.ledger import UnknownAccount
 from bursar.wallets.models import Account, Asset, Hold, HoldState
 
@@ -73,14 +73,9 @@ async def wallets(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[Walle
     page = await paging.fetch(db, query, ask, WALLETS)
     if page.total == 0:
         raise nobody()
-    codes = {row.asset for row in page.items}
-    scales = {each.code: each.scale for each in await db.scalars(of_codes(codes))}
+    scales = await statements.scales(db)
     found = [Wallet(row, scales[row.asset]) for row in page.items]
     return Page(found, page.total, page.limit, page.offset, page.next_cursor, page.total_exact)
-
-
-def of_codes(codes: set[str]) -> Select[Asset]:
-    return select(Asset).where(Asset.code.in_(codes))
 
 
 async def wallet(db: AsyncSession, user_id: UUID, asset: str) -> Wallet | None:

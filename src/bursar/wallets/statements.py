@@ -133,6 +133,7 @@ async def adjusted_alone_today(db: AsyncSession, person: UUID, asset: str) -> in
 
 
 async def scales(db: AsyncSession) -> dict[str, int]:
+    """Of every asset: there are few."""
     found = await db.execute(select(Asset.code, Asset.scale))
     return {row.code: row.scale for row in found}
 

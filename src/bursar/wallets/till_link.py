@@ -16,7 +16,14 @@ import asyncpg
 import orjson
 
 from bursar.core.database import Database, Role, connect, role_url
-from bursar.core.database_errors import DatabaseSlow, OutcomeUnknown, is_lost, state_of, translate
+from bursar.core.database_errors import (
+    DatabaseSlow,
+    OutcomeUnknown,
+    is_lost,
+    leaves_open,
+    state_of,
+    translate,
+)
 from bursar.core.errors import BursarError
 from bursar.core.problems import Internal
 
@@ -29,7 +36,6 @@ WHO = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pi
 END = """
   select pg_terminate_backend(pid, 5000) from pg_stat_activity where pid = $1 and backend_start = $2
 """
-SAID_NO = ("53", "25006", "28")  # lost for now, but by an answer: out of resources, a standby
 
 
 class Effort:
@@ -109,7 +115,7 @@ class Link:
             if not is_lost(error):
                 effort.unknown = before
                 raise
-            if state_of(error).startswith(SAID_NO):
+            if not leaves_open(error):
                 effort.unknown = before
             raise Lost(error) from error
         except Exception as error:

@@ -5,8 +5,8 @@ Before 0020 a refund did not say so. The webhook that told of it does, where it 
 
 from bursar.migrations.script import run
 
-revision = "20261129_0032"
-down_revision = "20261129_0029"
+revision = "20261129_0031"
+down_revision = "20261129_0030"
 
 
 def upgrade() -> None:
