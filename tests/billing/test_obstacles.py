@@ -76,7 +76,9 @@ async def test_one_meter_that_is_too_much_waits_alone(
     await minute(live_db)
     assert sorted(await charges(live_db)) == [(0, 1, Decimal("0.5"))] * 2
     assert await balance_of(live_db, CARL) == 9
-    assert f"the usage of {CARL.id} in {THIS} at the meter calls is not billed" in caplog.text
+    assert (
+        f"the usage of {CARL.id} in {this_month()} at the meter calls is not billed" in caplog.text
+    )
     path = f"/api/v1/admin/users/{CARL.id}/usage/costs"
     told = (await ask(live_db, "GET", path)).json()["costs"]
     assert {each["meter"]: each["waitsBecause"] for each in told} == {
@@ -93,7 +95,7 @@ async def test_one_meter_that_no_invoice_can_say_waits_alone(live_db: Live) -> N
     await old_plan(live_db, "apples", [(None, "0.5")])
     await month_over(live_db, units=10**9, prices=[(None, "1000")])
     assert [each["total"] for each in await invoices(live_db)] == [Decimal("0.5")]
-    path = f"/api/v1/admin/users/{CARL.id}/usage/costs?month={LAST}"
+    path = f"/api/v1/admin/users/{CARL.id}/usage/costs?month={last_month()}"
     told = (await ask(live_db, "GET", path)).json()["costs"]
     assert "more than an invoice can say" in told[1]["waitsBecause"]
 
@@ -107,7 +109,7 @@ async def test_lines_that_one_invoice_cannot_say_together_are_on_two(live_db: Li
     await hour(live_db)
     totals = sorted(each["total"] for each in await invoices(live_db))
     assert totals == [6 * 10**11, 7 * 10**11]
-    [look] = await rows(live_db, "select upto from billing_looks where month = $1", LAST)
+    [look] = await rows(live_db, "select upto from billing_looks where month = $1", last_month())
     assert look["upto"] is not None
 
 
