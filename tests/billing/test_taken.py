@@ -183,10 +183,11 @@ async def overlooked(live: Live, **given: Any) -> list[str]:
     return [each["id"] for each in answer.json()["invoices"]]
 
 
-REVERSED = """
+REVERSED = r"""
 insert into payment_events (provider, event_id, type, payload, status)
-values ('paypal', 'WH-1', $1, '{"resource": {"id": "re_1"}}', 'done')
-"""
+values ('paypal', 'WH-1', $1, '{"resource": {"id": "re_1"}}', 'done'),
+  ('paypal', 'WH-2', $1, '{"note": "\u0000", "resource": {"id": "re_2"}}', 'done')
+"""  # JSON of which PostgreSQL reads nothing stops no upgrade
 
 
 @pytest.mark.parametrize("what", ["REVERSED", "REFUNDED"])

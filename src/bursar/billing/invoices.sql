@@ -14,7 +14,7 @@ $$;
 revoke execute on function money_kept(uuid, uuid) from public;
 
 -- What was meant to stay here of a payment: all but what we have given back, or are giving back. What
--- was taken from us was meant to stay. Nothing, where nothing was taken.
+-- was taken from us was meant to stay, also if it came back since. Nothing, where nothing was taken.
 create or replace function money_meant_to_stay(its_payment uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
   select trim_scale(captured - refunded - refund_pending + taken.amount)
@@ -22,7 +22,8 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
     select
       coalesce((select sum(counted) from disputes where payment_id = payments.id and status = 'lost'), 0)
       + coalesce((select sum(amount) from refunds
-        where payment_id = payments.id and status = 'completed' and refunds.taken), 0) as amount
+        where payment_id = payments.id and status in ('completed', 'returned') and refunds.taken), 0)
+      as amount
   ) as taken
   where payments.id = its_payment and taken.amount > 0
 $$;

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -133,7 +134,7 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
 
 async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
     """Makes an invoice say what is so of all payments for it, whichever was told of. Answers
-    those that nobody needs; one that brings less than the whole waits for staff, or another one."""
+    those of which something is not needed."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
         return []
@@ -144,10 +145,16 @@ async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
         is_settled = await settle_by_payment(db, invoice, came)
         if was_taken and not is_settled:
             await reopening.tell(db, invoice)
-    if invoice.status == InvoiceStatus.OPEN:
-        return []
-    others = [each for each in came if each.id != invoice.payment_id]
-    return [each.id for each in others if each.refundable > 0 and not each.disputed]
+    return [each.id for each in came if not_needed(invoice, each) > 0]
+
+
+def not_needed(invoice: Invoice, payment: Payment) -> Decimal:
+    """What of a payment for it goes back: all, where it was settled otherwise; or what is more than
+    it asks for, by a page that was opened before it asked for less. While it is open, what brings
+    less than the whole waits for staff, or another one; and what is contested for the decision."""
+    if invoice.status == InvoiceStatus.OPEN or payment.disputed:
+        return Decimal(0)
+    return payment.refundable - (invoice.to_pay if invoice.payment_id == payment.id else 0)
 
 
 async def settle_by_payment(db: AsyncSession, invoice: Invoice, came: Sequence[Payment]) -> bool:
@@ -174,13 +181,24 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
     await invoicing.tell(db, invoice, "invoice_declined", reason=reason, again=again)
 
 
+async def to_give_back(db: AsyncSession, invoice_id: UUID) -> list[UUID]:
+    """The payments for it of which something is not needed."""
+    invoice = await queries.invoice(db, invoice_id)
+    came = await ways.payments_with_money(db, invoice)
+    return [each.id for each in came if not_needed(invoice, each) > 0]
+
+
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
-    """What was paid for an invoice that was settled otherwise goes back whole. The invoice is
-    locked, before the payment: it may be open again, and need it."""
+    """What an invoice does not need goes back, once: what is on its way back is not counted again.
+    The invoice is locked, before the payment: it may be open again, and need it."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
         return None
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
-    if invoice.status == InvoiceStatus.OPEN or invoice.payment_id == payment.id:
+    payment = await payments.payment(db, payment_id, lock=True)
+    much = not_needed(invoice, payment)
+    if much <= 0:
         return None
-    return await refunds.give_back(db, payment.id, reason="The invoice was settled already")
+    is_its = invoice.payment_id == payment.id
+    why = "It is more than the invoice asks for" if is_its else "The invoice was settled already"
+    return await refunds.give_back(db, payment.id, much, reason=why)

@@ -381,6 +381,6 @@ def facts(row: Invoice) -> dict[str, Any]:
         "id", "month", "currency", "total", "to_pay", "status", "payment_id", "operation_id",
         "void_reason", "issued_at", "due_at", "paid_at", "reopened_at", "reopen_reason",
     )  # fmt: skip
-    refunded = Decimal(0) if row.kept is None else row.to_pay - row.kept
+    refunded = Decimal(0) if row.kept is None else max(Decimal(0), row.to_pay - row.kept)
     known = {"number": row.title, "refunded": refunded}
     return known | {name: getattr(row, name) for name in names}
