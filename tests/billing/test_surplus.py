@@ -9,13 +9,23 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from bursar.billing import tasks
+from bursar.billing import paying, tasks
 from bursar.core.database import WORKER
 from bursar.payments import refunds
 from bursar.payments.providers import Fact, What
+from bursar.payments.providers.registry import providers
 from tests.accounts.people import rows, run_jobs
-from tests.billing.meterman import ask, collect, hear
-from tests.billing.payers import TOTAL, bounce, dispute, dispute_ends, give_back, paid, reopen
+from tests.billing.meterman import ADMIN, ask, collect, hear
+from tests.billing.payers import (
+    BECAUSE,
+    TOTAL,
+    bounce,
+    dispute,
+    dispute_ends,
+    give_back,
+    paid,
+    reopen,
+)
 from tests.billing.test_invoices import invoice
 from tests.billing.test_taken import CARD, GIVEN, LONG_AGO, LOST, OWED, lost_after_refund
 from tests.conftest import Live
@@ -179,6 +189,19 @@ async def test_in_whatever_order_it_comes_nobody_has_too_much(
             assert left < found["to_pay"]
 
 
+async def go_back(live: Live, not_needed: list[UUID]) -> None:
+    """Each in a transaction of its own, as its job has."""
+    for each in not_needed:
+        async with live.database.transaction(WORKER) as db:
+            await tasks.give_back(db, {"payment_id": str(each)})
+
+
+async def heed_and_go_back(live: Live, payment: UUID) -> None:
+    async with live.database.transaction(WORKER) as db:
+        not_needed = await paying.heed(db, payment)
+    await go_back(live, not_needed)
+
+
 async def test_many_at_once_give_a_surplus_back_once(live_db: Live) -> None:
     its_id, payment = await paid(live_db, **CARD)
     old = await page(live_db, its_id)
@@ -187,13 +210,10 @@ async def test_many_at_once_give_a_surplus_back_once(live_db: Live) -> None:
     await tell(live_db, captured(old, TOTAL))
 
     async def job() -> None:
-        async with live_db.database.transaction(WORKER) as db:
-            await tasks.give_back(db, {"payment_id": str(old)})
+        await go_back(live_db, [old])
 
     async def heed() -> None:
-        async with live_db.database.transaction(WORKER) as db:
-            for each in await tasks.paying.heed(db, old):
-                await tasks.give_back(db, {"payment_id": str(each)})
+        await heed_and_go_back(live_db, old)
 
     async def by_staff() -> None:
         assert (await reopen(live_db, its_id)).status_code in (200, 409)
@@ -206,6 +226,53 @@ async def test_many_at_once_give_a_surplus_back_once(live_db: Live) -> None:
     found = await invoice(live_db)
     assert (found["status"], found["payment_id"], found["to_pay"]) == ("paid", str(old), OWED)
     assert await going_back(live_db, payment) == [TOTAL - GIVEN - LOST]
+
+
+@pytest.mark.parametrize("by_wallet", [False, True])
+async def test_all_of_it_at_once_leaves_nobody_with_too_much(
+    live_db: Live, by_wallet: bool
+) -> None:
+    """A refund, a lost dispute, an old page, the collecting and giving up, in any order."""
+    its_id, first = await paid(live_db, **CARD)
+    second = await page(live_db, its_id)
+    if by_wallet:
+        await fund(live_db, CARL, 5)
+    lost = fact(first, What.DISPUTE_LOST, "dp_1", LOST)
+    given = {"amount": str(GIVEN), "destination": "wallet"}
+    giving_up = f"{ADMIN}/invoices/{its_id}/cancellation"
+
+    def heed(payment: UUID) -> Awaitable[None]:
+        return heed_and_go_back(live_db, payment)
+
+    async def take() -> None:
+        async with live_db.database.transaction(WORKER) as db:
+            await paying.collect(db, providers(live_db.settings), UUID(its_id))
+
+    async def by_staff() -> None:
+        answer = await ask(live_db, "POST", giving_up, BECAUSE)
+        assert answer.status_code in (200, 409), answer.text
+
+    await asyncio.gather(
+        tell(live_db, lost), ask(live_db, "POST", f"/api/v1/payments/{first}/refunds", given),
+        heed(first), tell(live_db, captured(second, TOTAL)), by_staff(), heed(second), take(),
+        heed(first), take(), reopen(live_db, its_id), tell(live_db, lost), heed(second),
+    )  # fmt: skip
+    await hear(live_db)
+    await collect(live_db)
+    await hear_again(live_db)
+    found = await invoice(live_db)
+    assert 0 <= found["refunded"] <= found["to_pay"] <= TOTAL
+    kept = Decimal(0)
+    for payment in (first, second):
+        row = await row_of(live_db, payment)
+        left = row["captured"] - row["refunded"] - row["refund_pending"]
+        kept += left
+        if found["status"] != "open":
+            is_its = found["payment_id"] == str(payment)
+            assert left == (found["to_pay"] - found["refunded"] if is_its else 0)
+    if found["operation_id"]:
+        kept += found["to_pay"]
+    assert (await company(live_db))["revenue"] == kept
 
 
 async def test_what_staff_give_back_of_it_is_no_surplus(live_db: Live) -> None:
