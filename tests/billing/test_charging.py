@@ -260,7 +260,7 @@ async def test_a_charge_without_its_money_is_refused(live_db: Live) -> None:
     other = (await charge(live_db, CARL, "0.1")).operation_id
     await run_jobs(live_db)
     async with live_db.database.transaction(WORKER) as db:
-        [each] = await charging.due(db, [CARL.id], this_month(), charging.Charging.AT_ONCE)  # type: ignore[list-item]
+        [each], _ = await charging.due(db, [CARL.id], this_month(), charging.Charging.AT_ONCE)  # type: ignore[list-item]
     made = """
       insert into usage_charges
         (period_id, from_units, to_units, amount, amount_after, operation_id)

@@ -168,11 +168,11 @@ async def test_it_is_paid_by_the_whole_and_by_what_was_for_it(live_db: Live) -> 
     part = await intend(live_db, CARL, TOTAL, purpose="invoice", invoice_id=UUID(its_id))
     await tell(live_db, captured(part, "1.71"))
     for payment in (other, part):
-        with pytest.raises(asyncpg.PostgresError, match="by the whole of its total"):
+        with pytest.raises(asyncpg.PostgresError, match="by the whole of what"):
             await rows(live_db, by, payment)
     [moved] = await rows(live_db, "select id from transfers limit 1")
     from_wallet = "update invoices set status = 'paid', paid_at = now(), operation_id = $1"
-    with pytest.raises(asyncpg.PostgresError, match="by the whole of its total"):
+    with pytest.raises(asyncpg.PostgresError, match="by the whole of what"):
         await rows(live_db, from_wallet, moved["id"])
 
 

@@ -22,6 +22,7 @@ from tests.billing.meterman import (
     last_month,
     meter,
     minute,
+    old_plan,
     plan,
     this_month,
     use,
@@ -60,6 +61,56 @@ async def test_what_the_ledger_cannot_move_is_said_and_not_cut(
     assert await charges(live_db, DORA) == [(0, 1, 10_000)]
     [told] = (await costs(live_db))["costs"]
     assert told["amount"] == 10**13
+
+
+async def test_one_meter_that_is_too_much_waits_alone(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the same customer before and after it are billed."""
+    await opened(live_db, [(None, "10000")])
+    await use(live_db, CARL, 10**9)
+    for name in ("apples", "zebras"):
+        await meter(live_db, name, counts="calls")
+        await plan(live_db, name, [(None, "0.5")])
+    await minute(live_db)
+    await minute(live_db)
+    assert sorted(await charges(live_db)) == [(0, 1, Decimal("0.5"))] * 2
+    assert await balance_of(live_db, CARL) == 9
+    assert (
+        f"the usage of {CARL.id} in {this_month()} at the meter calls is not billed" in caplog.text
+    )
+    path = f"/api/v1/admin/users/{CARL.id}/usage/costs"
+    told = (await ask(live_db, "GET", path)).json()["costs"]
+    assert {each["meter"]: each["waitsBecause"] for each in told} == {
+        "apples": None,
+        "calls": "10000000000000.000000 is more than the ledger can move.",
+        "zebras": None,
+    }
+    assert not (await costs(live_db))["stopped"]
+
+
+async def test_one_meter_that_no_invoice_can_say_waits_alone(live_db: Live) -> None:
+    await move_in(live_db)
+    await meter(live_db, "apples", counts="calls")
+    await old_plan(live_db, "apples", [(None, "0.5")])
+    await month_over(live_db, units=10**9, prices=[(None, "1000")])
+    assert [each["total"] for each in await invoices(live_db)] == [Decimal("0.5")]
+    path = f"/api/v1/admin/users/{CARL.id}/usage/costs?month={last_month()}"
+    told = (await ask(live_db, "GET", path)).json()["costs"]
+    assert "more than an invoice can say" in told[1]["waitsBecause"]
+
+
+async def test_lines_that_one_invoice_cannot_say_together_are_on_two(live_db: Live) -> None:
+    await move_in(live_db)
+    await meter(live_db, "apples")
+    await old_plan(live_db, "apples", [(None, "600")])
+    await month_over(live_db, units=10**9, prices=[(None, "700")])
+    await hour(live_db)
+    await hour(live_db)
+    totals = sorted(each["total"] for each in await invoices(live_db))
+    assert totals == [6 * 10**11, 7 * 10**11]
+    [look] = await rows(live_db, "select upto from billing_looks where month = $1", last_month())
+    assert look["upto"] is not None
 
 
 async def test_a_look_goes_on_where_a_crash_has_ended_it(live_db: Live) -> None:

@@ -46,7 +46,10 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         **COMPANY, **INVOICE, "lines": [{"what": "Calls", "units": 5, "amount": "1.00 USD"}],
     },
     "invoice_overdue": {**COMPANY, **INVOICE},
-    "invoice_reopened": {**COMPANY, **INVOICE, "reason": "Its payment was returned."},
+    "invoice_reopened": {
+        **COMPANY, **INVOICE, "reason": "Its payment was returned.", "has_part": False,
+        "is_being_paid": False, "tried_on": "2026-12-01",
+    },
     "key_leaked": {**COMPANY, "key_name": "server", "masked": "bur_live_…abcd"},
     "method_expires": {**COMPANY, "method": "visa 4242", "month": "12/2030", "automatic": True},
     "quota_warning": {

@@ -4,6 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
 
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
@@ -157,12 +158,25 @@ async def read_quote(
     return Quote.of(await queries.plan(db, plan_id), units, amount)
 
 
+class InvoicesForStaffQuery(InvoicesQuery):
+    """A page of anybody's invoices."""
+
+    user_id: UUID | None = None
+    taken: bool = Field(
+        False,
+        description="Only those that are `paid` though money of theirs was taken from us: before "
+        "that opened an invoice again by itself. You can reopen them.",
+    )
+
+
 @router.get("/invoices", dependencies=[READ], responses=documented(InvalidInput))
 async def list_invoices(
-    db: Db, ask: Annotated[InvoicesQuery, Query()], user_id: UUID | None = None
+    db: Db, ask: Annotated[InvoicesForStaffQuery, Query()]
 ) -> InvoiceListForStaff:
     """Everybody's invoices, the newest first."""
-    page = await queries.invoices(db, ask, user_id=user_id, status=ask.status, month=ask.month)
+    page = await queries.invoices(
+        db, ask, user_id=ask.user_id, status=ask.status, month=ask.month, taken=ask.taken
+    )
     return InvoiceListForStaff.of(page, invoices=[InvoiceForStaff.of(row) for row in page.items])
 
 

@@ -6,15 +6,13 @@ Who has too little in the wallet is charged for all of it once there is enough.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.billing import queries
 from bursar.billing.models import Charging, UsageCharge, UsagePeriod
-from bursar.core import money
 from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
@@ -49,32 +47,38 @@ class Due:
     amount_after: int
 
 
-class TooMuch(BursarError, status=409, code="billing.too_much"):
-    """More than an invoice can say or the ledger can move: the usage or its price cannot be right.
-    It stands in the log, for staff to look at."""
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What cannot be billed as it is: a meter of a customer, alone, and why."""
+
+    user_id: UUID
+    meter: str
+    why: str
 
 
 async def due(
     db: AsyncSession, people: Sequence[UUID], month: str, charging: Charging
-) -> list[Due]:
-    """What is to be billed of their month; locked until the transaction ends."""
+) -> tuple[list[Due], list[Waiting]]:
+    """What is to be billed of their month, locked until the transaction ends; and what waits."""
     facts = {"people": people, "month": month}
     await db.execute(OPEN, facts)
-    rows = await db.execute(DUE, {**facts, "charging": charging})
-    return [checked(**row) for row in rows.mappings()]
+    found, waiting = [], []
+    for row in (await db.execute(DUE, {**facts, "charging": charging})).mappings():
+        each = Due(
+            **{**row, "amount": int(row["amount"]), "amount_after": int(row["amount_after"])}
+        )
+        if why := queries.too_much(charging, each.amount, each.amount_after, each.scale):
+            waiting.append(Waiting(each.user_id, each.meter, why))
+        else:
+            found.append(each)
+    return found, waiting
 
 
-def checked(amount: Decimal, amount_after: Decimal, **about: Any) -> Due:
-    if amount_after > money.MOST_MINOR:
-        raise TooMuch(f"{amount_after} of the smallest unit is more than the ledger can move.")
-    return Due(amount=int(amount), amount_after=int(amount_after), **about)
-
-
-async def charge(db: AsyncSession, people: Sequence[UUID], month: str) -> int:
-    """Takes what their usage of a month costs out of their wallets; answers how often it did."""
-    found = await due(db, people, month, Charging.AT_ONCE)
+async def charge(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Waiting]:
+    """Takes what their usage of a month costs out of their wallets; answers what waits."""
+    found, waiting = await due(db, people, month, Charging.AT_ONCE)
     if not found:
-        return 0
+        return waiting
     outcomes = await wallets.try_all(db, [asked(each) for each in found])
     told = list(zip(found, outcomes, strict=True))
     paid = [
@@ -84,16 +88,14 @@ async def charge(db: AsyncSession, people: Sequence[UUID], month: str) -> int:
     ]
     if paid:
         await db.execute(insert(UsageCharge), paid)
-    if refused := [each.period_id for each, outcome in told if cannot_pay(outcome)]:
+    if refused := [each.period_id for each, outcome in told if isinstance(outcome, WALLET_SAYS_NO)]:
         await note_unpaid(db, refused)
-    return len(paid)
-
-
-def cannot_pay(outcome: Outcome | BursarError) -> bool:
-    """Whatever else the ledger refuses is a mistake of ours, and nobody's debt."""
-    if isinstance(outcome, BursarError) and not isinstance(outcome, WALLET_SAYS_NO):
-        raise outcome
-    return isinstance(outcome, BursarError)
+    # Whatever else the ledger refuses is a mistake of ours, and nobody's debt.
+    return waiting + [
+        Waiting(each.user_id, each.meter, outcome.detail)
+        for each, outcome in told
+        if isinstance(outcome, BursarError) and not isinstance(outcome, WALLET_SAYS_NO)
+    ]
 
 
 def asked(each: Due) -> Request:

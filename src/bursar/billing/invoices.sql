@@ -13,6 +13,22 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
 $$;
 revoke execute on function money_kept(uuid, uuid) from public;
 
+-- What was meant to stay here of a payment: all but what we have given back, or are giving back. What
+-- was taken from us was meant to stay, also if it came back since. Nothing, where nothing was taken.
+create or replace function money_meant_to_stay(its_payment uuid) returns numeric
+language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+  select trim_scale(captured - refunded - refund_pending + taken.amount)
+  from payments cross join lateral (
+    select
+      coalesce((select sum(counted) from disputes where payment_id = payments.id and status = 'lost'), 0)
+      + coalesce((select sum(amount) from refunds
+        where payment_id = payments.id and status in ('completed', 'returned') and refunds.taken), 0)
+      as amount
+  ) as taken
+  where payments.id = its_payment and taken.amount > 0
+$$;
+revoke execute on function money_meant_to_stay(uuid) from public;
+
 create or replace function invoice_money_kept(its_id uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
   select money_kept(operation_id, payment_id) from invoices
@@ -23,7 +39,8 @@ grant execute on function invoice_money_kept(uuid) to app_user, staff_user, work
 
 -- Invoices: numbered without a gap in each year, and settled once: by the whole of their total, or by
 -- being given up. Only where the money that has paid one is gone it is open again, or given up: then
--- it says nothing of that money any more, and the payment does.
+-- it says nothing of that money any more, and the payment does. What we had given back of money that
+-- was then taken is forgiven: nobody asks for it again.
 create or replace trigger number_in_series before insert on invoices
   for each row execute function number_in_series();
 
@@ -32,6 +49,7 @@ language plpgsql security definer set search_path = pg_catalog, public, pg_temp 
 declare
   kept numeric;
 begin
+  new.forgiven := old.forgiven;
   if (old.id, old.year, old.number, old.month, old.currency, old.total, old.issued_at)
     is distinct from
     (new.id, new.year, new.number, new.month, new.currency, new.total, new.issued_at)
@@ -48,7 +66,7 @@ begin
   end if;
   if old.status = 'paid' and new.status <> 'paid' then
     kept := money_kept(old.operation_id, old.payment_id);
-    if kept >= old.total or kept > 0 and new.status = 'void' then
+    if kept >= old.total - old.forgiven or kept > 0 and new.status = 'void' then
       raise exception 'an invoice is settled once, unless the money for it is gone'
         using errcode = 'integrity_constraint_violation';
     end if;
@@ -58,9 +76,11 @@ begin
     if new.status = 'open' then
       new.reopened_at := now();
       new.overdue_mailed_at := null;
+      new.forgiven := old.total
+        - least(old.total - old.forgiven, money_meant_to_stay(old.payment_id));
     end if;
   elsif old.status = 'open' and new.status = 'paid'
-    and (money_kept(new.operation_id, new.payment_id) < new.total
+    and (money_kept(new.operation_id, new.payment_id) < new.total - new.forgiven
       or new.payment_id is not null and not exists (
         select from payments where id = new.payment_id and invoice_id = new.id)
       or new.operation_id is not null and not exists (
@@ -68,7 +88,7 @@ begin
         where transfers.id = new.operation_id and owner_id = new.user_id
           and transfers.asset = new.currency))
   then
-    raise exception 'an invoice is paid by the whole of its total, for it'
+    raise exception 'an invoice is paid by the whole of what is to be paid, for it'
       using errcode = 'integrity_constraint_violation';
   end if;
   return new;

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.billing import charging
-from bursar.billing.charging import Due, TooMuch
+from bursar.billing.charging import Due, Waiting
 from bursar.billing.models import Charging, Invoice, UsageCharge
 from bursar.billing.rules import INVOICE_DUE_DAYS
 from bursar.billing.service import InvoiceIssued
@@ -27,18 +27,21 @@ from bursar.payments import currencies
 from bursar.system import queries as system
 
 
-async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Invoice]:
-    """An invoice for each of them and each currency, where there is something to pay."""
+async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[Waiting]:
+    """An invoice for each of them and each currency, where there is something to pay. Answers what
+    waits: lines that one invoice cannot say together are for the next ones."""
     owed: dict[tuple[UUID, str], list[Due]] = defaultdict(list)
-    for each in await charging.due(db, people, month, Charging.MONTHLY):
-        owed[each.user_id, each.currency].append(each)
+    found, waiting = await charging.due(db, people, month, Charging.MONTHLY)
+    for each in found:
+        lines = owed[each.user_id, each.currency]
+        if payable([*lines, each], each.currency) < currencies.MOST:
+            lines.append(each)
+        else:
+            waiting.append(Waiting(each.user_id, each.meter, "It is for another invoice."))
     days = await system.value(db, INVOICE_DUE_DAYS)
     due_at = datetime.now(UTC) + timedelta(days=days)
-    made = []
     for (user_id, currency), lines in owed.items():
         total = payable(lines, currency)
-        if total >= currencies.MOST:
-            raise TooMuch(f"{total} {currency} for {month} is more than an invoice can say.")
         if total:
             facts = {"user_id": user_id, "currency": currency, "total": total, "due_at": due_at}
             making = insert(Invoice).values(month=month, **facts).returning(Invoice)
@@ -47,8 +50,7 @@ async def issue(db: AsyncSession, people: Sequence[UUID], month: str) -> list[In
             await db.execute(insert(UsageCharge), rows)
             await events.publish(db, InvoiceIssued(invoice_id=invoice.id, user_id=user_id))
             await tell(db, invoice, "invoice_issued", lines=[said(each) for each in lines])
-            made.append(invoice)
-    return made
+    return waiting
 
 
 def payable(lines: Sequence[Due], currency: str) -> Decimal:
@@ -76,7 +78,7 @@ async def tell(db: AsyncSession, invoice: Invoice, template: str, **more: Any) -
             owner,
             number=invoice.title,
             month=invoice.month,
-            total=f"{invoice.total:f} {invoice.currency}",
+            total=f"{invoice.to_pay:f} {invoice.currency}",
             due=f"{invoice.due_at:%Y-%m-%d}",
             **more,
         )

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.billing import queries
+from bursar.billing.charging import Waiting
 from bursar.billing.models import Charging
 from bursar.billing.rules import CUSTOMERS, MARGIN, TURNS
 from bursar.core import failures
@@ -23,7 +23,7 @@ from bursar.core.queue import HoldLost
 log = logging.getLogger(__name__)
 
 FIRST = UUID(int=0)
-Bill = Callable[[AsyncSession, Sequence[UUID], str], Awaitable[Any]]
+Bill = Callable[[AsyncSession, Sequence[UUID], str], Awaitable[list[Waiting]]]
 
 MAKE = text("""
   insert into billing_looks (charging, month) values (:charging, :month) on conflict do nothing
@@ -83,10 +83,11 @@ class Look:
 
 
 async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], month: str) -> bool:
-    """Where one customer cannot be billed, the others are all the same. Whether all were."""
+    """Where one customer cannot be billed, the others are all the same; and where one meter cannot,
+    the customer's others. Whether all were."""
     try:
         async with run.transaction() as db:
-            await bill(db, people, month)
+            waiting = await bill(db, people, month)
     except HoldLost:
         raise
     except Exception as error:
@@ -95,4 +96,9 @@ async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], mo
             log.error("the usage of %s in %s is not billed: %s\n%s", people[0], month, told, where)
             return False
         return all([await one_by_one_if_need_be(run, bill, [each], month) for each in people])
-    return True
+    for each in waiting:
+        log.error(
+            "the usage of %s in %s at the meter %s is not billed: %s",
+            each.user_id, month, each.meter, each.why,
+        )  # fmt: skip
+    return not waiting

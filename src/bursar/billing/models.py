@@ -142,6 +142,7 @@ class Invoice(Base):
     month: Mapped[str] = mapped_column(CHAR(7))
     currency: Mapped[str] = mapped_column(ForeignKey("assets.code"))
     total: Mapped[Decimal] = mapped_column(Numeric)
+    forgiven: Mapped[Decimal] = mapped_column(Numeric, server_default=NOTHING)
     status: Mapped[str] = mapped_column(server_default=InvoiceStatus.OPEN)
     issued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     due_at: Mapped[datetime]
@@ -163,6 +164,11 @@ class Invoice(Base):
     def title(self) -> str:
         """The number as people say it."""
         return f"INV-{self.year}-{self.number:06d}"
+
+    @property
+    def to_pay(self) -> Decimal:
+        """What pays it: the whole, but for what was given back for good before it was reopened."""
+        return self.total - self.forgiven
 
 
 class UsageCharge(Base):

@@ -1,15 +1,16 @@
 """How an invoice is paid: from the wallet, from the saved method, or by a payment that names it."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text
+from sqlalchemy import func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import invoicing, queries, reopening
-from bursar.billing.charging import SCOPE, cannot_pay
+from bursar.billing import invoicing, queries, reopening, ways
+from bursar.billing.charging import SCOPE, WALLET_SAYS_NO
 from bursar.billing.models import Invoice, InvoiceStatus
 from bursar.billing.rules import DECLINES
 from bursar.billing.service import InvoicePaid, closed
@@ -18,14 +19,11 @@ from bursar.core.errors import BursarError
 from bursar.payments import methods, refunds
 from bursar.payments import queries as payments
 from bursar.payments.models import (
-    Dispute,
-    DisputeStatus,
     Payment,
     PaymentMethod,
     Refund,
-    Status,
 )
-from bursar.payments.providers.registry import MANUAL, Providers
+from bursar.payments.providers.registry import Providers
 from bursar.payments.purposes import Due, purpose
 from bursar.wallets import assets, ledger
 from bursar.wallets import service as wallets
@@ -33,16 +31,15 @@ from bursar.wallets.ledger import Request
 from bursar.wallets.models import Account, Asset
 
 INVOICE = "invoice"
-OPEN_PAGE = timedelta(hours=1)
 
 
 @purpose(INVOICE, column="invoice_id")
 async def invoice_due(db: AsyncSession, invoice_id: UUID, user_id: UUID) -> Due:
-    """The whole of it."""
+    """All that is to be paid of it."""
     row = await queries.invoice(db, invoice_id, user_id=user_id)
     if row.status != InvoiceStatus.OPEN:
         raise closed(row)
-    return Due(row.total, row.currency, f"Invoice {row.title}")
+    return Due(row.to_pay, row.currency, f"Invoice {row.title}")
 
 
 async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
@@ -54,7 +51,8 @@ async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
         .where(
             Account.owner_id == Invoice.user_id,
             Account.asset == Invoice.currency,
-            Account.posted - Account.held + Account.overdraft >= Invoice.total * unit,
+            Account.posted - Account.held + Account.overdraft
+            >= (Invoice.total - Invoice.forgiven) * unit,
         )
         .exists()
     )
@@ -73,10 +71,10 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     invoice = await queries.invoice(db, invoice_id, lock=True)
     if invoice.status != InvoiceStatus.OPEN or invoice.user_id is None:
         return None
-    came = await payments_with_money(db, invoice)
+    came = await ways.payments_with_money(db, invoice)
     if await settle_by_payment(db, invoice, came):
         return None  # it was on its way back, and could not be given
-    under_way = bool(came) or await is_being_paid(db, invoice)  # a part waits for staff
+    under_way = bool(came) or await ways.is_being_paid(db, invoice)  # a part waits for staff
     if not under_way and await take_from_wallet(db, invoice):
         return None
     if invoice.due_at < datetime.now(UTC) and invoice.overdue_mailed_at is None:
@@ -86,29 +84,12 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     return await begin_payment(db, providers, invoice)
 
 
-async def is_being_paid(db: AsyncSession, invoice: Invoice) -> bool:
-    """Whether money is on its way: by the saved method, or by a page that the customer has opened
-    within the hour."""
-    is_open = Payment.created_at > func.now() - OPEN_PAGE
-    on_its_way = and_(
-        Payment.status == Status.PENDING,
-        Payment.provider != MANUAL,
-        or_(Payment.automatic, is_open),
-    )
-    query = select(Payment.id).where(
-        Payment.invoice_id == invoice.id,
-        Payment.user_id == invoice.user_id,
-        on_its_way,
-    )
-    return await db.scalar(query.limit(1)) is not None
-
-
 async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
     scale = (await assets.asset(db, invoice.currency)).scale
     leg = ledger.transfer(
         f"user:{invoice.user_id}",
         "revenue",
-        money.minor(invoice.total, scale),
+        money.minor(invoice.to_pay, scale),
         invoice.currency,
         kind="charge",
         category="usage",
@@ -117,8 +98,10 @@ async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
     key = f"invoice:{invoice.id}:{invoice.version}"  # each time that it is open is another one
     asked = Request(SCOPE, key, (leg,), event="billing.charged")
     [outcome] = await wallets.try_all(db, [asked])
-    if cannot_pay(outcome) or isinstance(outcome, BursarError):
+    if isinstance(outcome, WALLET_SAYS_NO):
         return False
+    if isinstance(outcome, BursarError):
+        raise outcome
     await settle(db, invoice, {"operation_id": outcome.operation_id})
     return True
 
@@ -133,15 +116,13 @@ async def settle(db: AsyncSession, invoice: Invoice, by: dict[str, Any]) -> None
 
 async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice) -> UUID | None:
     """By the customer's default method, as often as declined payments are tried again."""
-    method = await db.scalar(
-        select(PaymentMethod).filter_by(user_id=invoice.user_id, is_default=True)
-    )
-    if method is None or not await may_try(db, providers, invoice, method):
+    method = await ways.method_to_try(db, providers, invoice)
+    if method is None:
         invoice.next_try_at = datetime.now(UTC) + DECLINES[0]
         return None
     wanted = methods.payment_by(
         method,
-        amount=invoice.total,
+        amount=invoice.to_pay,
         currency=invoice.currency,
         purpose=INVOICE,
         invoice_id=invoice.id,
@@ -151,69 +132,35 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
     return next(iter(await methods.begin_payments(db, [wanted])), None)
 
 
-async def may_try(
-    db: AsyncSession, providers: Providers, invoice: Invoice, method: PaymentMethod
-) -> bool:
-    """Not one whose payment of this invoice was contested: its owner does not want that."""
-    usable = any(
-        (each.name, each.is_test) == (method.provider, method.test_mode)
-        for each in providers.known.values()
-    )
-    if not usable or await declined(db, invoice, method) > len(DECLINES):
-        return False
-    contested = select(Dispute.id).join(Payment, Payment.id == Dispute.payment_id)
-    contested = contested.where(Dispute.status == DisputeStatus.LOST, *tried(invoice, method))
-    return await db.scalar(contested.limit(1)) is None
-
-
-async def declined(db: AsyncSession, invoice: Invoice, method: PaymentMethod) -> int:
-    """How often this method has not paid it since it is open; another one begins anew."""
-    failed = select(func.count(Payment.id)).where(
-        *tried(invoice, method),
-        Payment.automatic,
-        Payment.status == Status.FAILED,
-        Payment.created_at >= (invoice.reopened_at or invoice.issued_at),
-    )
-    return await db.scalar(failed) or 0
-
-
-def tried(invoice: Invoice, method: PaymentMethod) -> tuple[ColumnElement[bool], ...]:
-    return Payment.invoice_id == invoice.id, Payment.method_id == method.id
-
-
 async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
     """Makes an invoice say what is so of all payments for it, whichever was told of. Answers
-    those that nobody needs; one that brings less than the whole waits for staff, or another one."""
+    those of which something is not needed."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
         return []
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
     was_taken = await reopening.reopen_if_taken(db, invoice)
-    came = await payments_with_money(db, invoice)
+    came = await ways.payments_with_money(db, invoice)
     if invoice.status == InvoiceStatus.OPEN:
         is_settled = await settle_by_payment(db, invoice, came)
         if was_taken and not is_settled:
             await reopening.tell(db, invoice)
-    if invoice.status == InvoiceStatus.OPEN:
-        return []
-    others = [each for each in came if each.id != invoice.payment_id]
-    return [each.id for each in others if each.refundable > 0 and not each.disputed]
+    return [each.id for each in came if not_needed(invoice, each) > 0]
 
 
-async def payments_with_money(db: AsyncSession, invoice: Invoice) -> Sequence[Payment]:
-    """Those that nobody contests first, and of them the oldest: that one is the invoice's, and the
-    others go back."""
-    query = select(Payment).where(
-        Payment.invoice_id == invoice.id, Payment.captured > Payment.refunded
-    )
-    query = query.order_by(Payment.disputed > 0, Payment.payment_date, Payment.id)
-    return (await db.scalars(query.execution_options(populate_existing=True))).all()
+def not_needed(invoice: Invoice, payment: Payment) -> Decimal:
+    """What of a payment for it goes back: all, where it was settled otherwise; or what is more than
+    it asks for, by a page that was opened before it asked for less. While it is open, what brings
+    less than the whole waits for staff, or another one; and what is contested for the decision."""
+    if invoice.status == InvoiceStatus.OPEN or payment.disputed:
+        return Decimal(0)
+    return payment.refundable - (invoice.to_pay if invoice.payment_id == payment.id else 0)
 
 
 async def settle_by_payment(db: AsyncSession, invoice: Invoice, came: Sequence[Payment]) -> bool:
     """By the first one of which the whole is here and stays."""
     for each in came:
-        if each.captured - each.refunded - each.refund_pending >= invoice.total:
+        if each.captured - each.refunded - each.refund_pending >= invoice.to_pay:
             await settle(db, invoice, {"payment_id": each.id})
             return True
     return False
@@ -228,19 +175,30 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
     method = await db.get(PaymentMethod, payment.method_id) if payment.method_id else None
     if invoice.status != InvoiceStatus.OPEN or method is None:
         return
-    tries = max(1, await declined(db, invoice, method))  # it may have begun before a reopening
+    tries = max(1, await ways.declined(db, invoice, method))  # it may have begun before a reopening
     invoice.next_try_at = datetime.now(UTC) + DECLINES[min(tries, len(DECLINES)) - 1]
     reason, again = (payment.failure_reason or "")[:200], tries <= len(DECLINES)
     await invoicing.tell(db, invoice, "invoice_declined", reason=reason, again=again)
 
 
+async def to_give_back(db: AsyncSession, invoice_id: UUID) -> list[UUID]:
+    """The payments for it of which something is not needed."""
+    invoice = await queries.invoice(db, invoice_id)
+    came = await ways.payments_with_money(db, invoice)
+    return [each.id for each in came if not_needed(invoice, each) > 0]
+
+
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
-    """What was paid for an invoice that was settled otherwise goes back whole. The invoice is
-    locked, before the payment: it may be open again, and need it."""
+    """What an invoice does not need goes back, once: what is on its way back is not counted again.
+    The invoice is locked, before the payment: it may be open again, and need it."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
         return None
     invoice = await queries.invoice(db, payment.invoice_id, lock=True)
-    if invoice.status == InvoiceStatus.OPEN or invoice.payment_id == payment.id:
+    payment = await payments.payment(db, payment_id, lock=True)
+    much = not_needed(invoice, payment)
+    if much <= 0:
         return None
-    return await refunds.give_back(db, payment.id, reason="The invoice was settled already")
+    is_its = invoice.payment_id == payment.id
+    why = "It is more than the invoice asks for" if is_its else "The invoice was settled already"
+    return await refunds.give_back(db, payment.id, much, reason=why)

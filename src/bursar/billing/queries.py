@@ -7,18 +7,28 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import with_expression
 
 from bursar.accounts import queries as accounts
-from bursar.billing.models import BillingMeter, Invoice, PricePlan, UsageCharge, UsagePeriod
-from bursar.core import paging
+from bursar.billing.models import (
+    BillingMeter,
+    Charging,
+    Invoice,
+    InvoiceStatus,
+    PricePlan,
+    UsageCharge,
+    UsagePeriod,
+)
+from bursar.core import money, paging
 from bursar.core.errors import NotFound
 from bursar.core.money import decimal
 from bursar.core.paging import Order, Page, PageQuery
 from bursar.metering.models import MonthlyUsage, UsageStop
+from bursar.payments import currencies
 from bursar.payments.models import Payment
+from bursar.payments.queries import WITH_MONEY_TAKEN
 from bursar.wallets.models import Asset
 
 MOST_PAYMENTS = 100  # of one invoice
@@ -29,6 +39,13 @@ METERS = Order(
 PLANS = Order({"created_at": PricePlan.created_at}, key=PricePlan.id, default="-created_at")
 INVOICES = Order({"issued_at": Invoice.issued_at}, key=Invoice.id, default="-issued_at")
 WITH_KEPT = with_expression(Invoice.kept, func.invoice_money_kept(Invoice.id))
+# Paid, though money was taken from us and less than the whole is left: that opens an invoice by
+# itself, but did not before.
+IS_TAKEN = and_(
+    Invoice.status == InvoiceStatus.PAID,
+    Invoice.payment_id.in_(WITH_MONEY_TAKEN),
+    func.invoice_money_kept(Invoice.id) < Invoice.total - Invoice.forgiven,
+)
 CHARGES = Order({"created_at": UsageCharge.created_at}, key=UsageCharge.id, default="-created_at")
 
 
@@ -103,6 +120,7 @@ class Cost:
     billed_units: int
     billed_amount: Decimal
     unpaid_since: datetime | None
+    waits_because: str | None
 
 
 # The plan of the period where there is one; else the one that would be taken.
@@ -139,10 +157,22 @@ def cost(
     meter: str, plan_id: UUID, plan: str, charging: str, currency: str, included: int, units: int,
     amount: Decimal, billed_units: int, billed: int, unpaid_since: datetime | None, scale: int,
 ) -> Cost:  # fmt: skip
+    cost = int(amount)
     return Cost(
-        meter, plan_id, plan, charging, currency, included, units, decimal(int(amount), scale),
+        meter, plan_id, plan, charging, currency, included, units, decimal(cost, scale),
         billed_units, decimal(billed, scale), unpaid_since,
+        too_much(Charging(charging), cost - billed, cost, scale),
     )  # fmt: skip
+
+
+def too_much(charging: Charging, amount: int, amount_after: int, scale: int) -> str | None:
+    """Why a meter waits for staff: its usage or its price cannot be right. The customer's other
+    meters do not wait for it."""
+    if amount_after > money.MOST_MINOR:
+        return f"{decimal(amount_after, scale):f} is more than the ledger can move."
+    if charging == Charging.MONTHLY and decimal(amount, scale) >= currencies.MOST:
+        return f"{decimal(amount, scale):f} is more than an invoice can say."
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +251,14 @@ async def invoices(
     user_id: UUID | None = None,
     status: str | None = None,
     month: str | None = None,
+    taken: bool = False,
 ) -> Page[Invoice]:
     if user_id:
         await accounts.user(db, user_id)
     wanted = {Invoice.user_id: user_id, Invoice.status: status, Invoice.month: month}
     query = paging.only(select(Invoice).options(WITH_KEPT), wanted)
+    if taken:
+        query = query.where(IS_TAKEN)
     return await paging.fetch(db, query, ask, INVOICES, count_to=10_000)
 
 

@@ -6,19 +6,22 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
-from bursar.billing import invoicing, queries
+from bursar.billing import invoicing, queries, ways
 from bursar.billing.models import Invoice, InvoiceStatus
 from bursar.billing.rules import DECLINES, INVOICE_REOPENED_DAYS
 from bursar.billing.service import InvoiceReopened, closed, still_paid
 from bursar.core import etag, events
 from bursar.payments import queries as payments
+from bursar.payments.providers.registry import providers
+from bursar.payments.queries import Taken
 from bursar.system import queries as system
 
 
 async def reopen(
     db: AsyncSession, invoice_id: UUID, *, reason: str, if_match: str | None = None
 ) -> Invoice:
-    """By staff, after they have given its money back. Again, it changes nothing."""
+    """By staff, after they have given its money back; or where a part was taken from us, and nobody
+    had heard of that. Again, it changes nothing."""
     row = await queries.invoice(db, invoice_id, lock=True)
     etag.check(if_match, row.version)
     if row.status == InvoiceStatus.OPEN:
@@ -26,7 +29,7 @@ async def reopen(
         return row
     if row.status == InvoiceStatus.VOID:
         raise closed(row)
-    if row.kept:
+    if row.kept and not await was_taken(db, row):
         raise still_paid(row, row.kept)
     await open_again(db, row, reason)
     await tell(db, row)
@@ -37,12 +40,17 @@ async def reopen(
 async def reopen_if_taken(db: AsyncSession, invoice: Invoice) -> bool:
     """Where its payment was taken from us and less than the whole is left. What staff have given
     back leaves it paid, until they say otherwise."""
-    if invoice.payment_id is None or invoice.kept is None or invoice.kept >= invoice.total:
-        return False
-    how = await payments.taken(db, invoice.payment_id)
+    how = await was_taken(db, invoice)
     if how is not None:
         await open_again(db, invoice, f"Its payment was {how}.")
     return how is not None
+
+
+async def was_taken(db: AsyncSession, invoice: Invoice) -> Taken | None:
+    """How, where its payment was taken from us and less than the whole is left."""
+    if invoice.payment_id is None or invoice.kept is None or invoice.kept >= invoice.to_pay:
+        return None
+    return await payments.taken(db, invoice.payment_id)
 
 
 async def open_again(db: AsyncSession, invoice: Invoice, reason: str) -> None:
@@ -58,4 +66,16 @@ async def open_again(db: AsyncSession, invoice: Invoice, reason: str) -> None:
 
 
 async def tell(db: AsyncSession, invoice: Invoice) -> None:
-    await invoicing.tell(db, invoice, "invoice_reopened", reason=invoice.reopen_reason)
+    """What will really happen: while money for it is here or on its way, nothing else is taken."""
+    known = providers(db.info["settings"])
+    came = await ways.payments_with_money(db, invoice)
+    method = await ways.method_to_try(db, known, invoice)
+    await invoicing.tell(
+        db,
+        invoice,
+        "invoice_reopened",
+        reason=invoice.reopen_reason,
+        has_part=bool(came),
+        is_being_paid=await ways.is_being_paid(db, invoice),
+        tried_on=f"{invoice.next_try_at:%Y-%m-%d}" if method else None,
+    )

@@ -207,6 +207,9 @@ class CostForStaff(CostFields, StaffWire):
     """What a month costs at one meter so far, for staff."""
 
     unpaid_since: Moment | None
+    waits_because: str | None = Field(
+        description="Why this meter is not billed: its usage or its price cannot be right."
+    )
 
 
 class Costs(Wire):
@@ -275,6 +278,10 @@ class InvoiceFields(BaseModel):
     month: str
     currency: str
     total: Money
+    to_pay: Money = Field(
+        description="What pays it: the total, less what had been given back deliberately before it "
+        "was open again."
+    )
     refunded: Money = Field(description="Of what has paid it, so much has gone back since.")
     status: InvoiceStatus
     payment_id: UUID | None
@@ -371,9 +378,9 @@ class Reopening(StaffWire):
 
 def facts(row: Invoice) -> dict[str, Any]:
     names = (
-        "id", "month", "currency", "total", "status", "payment_id", "operation_id", "void_reason",
-        "issued_at", "due_at", "paid_at", "reopened_at", "reopen_reason",
+        "id", "month", "currency", "total", "to_pay", "status", "payment_id", "operation_id",
+        "void_reason", "issued_at", "due_at", "paid_at", "reopened_at", "reopen_reason",
     )  # fmt: skip
-    refunded = Decimal(0) if row.kept is None else row.total - row.kept
+    refunded = Decimal(0) if row.kept is None else max(Decimal(0), row.to_pay - row.kept)
     known = {"number": row.title, "refunded": refunded}
     return known | {name: getattr(row, name) for name in names}

@@ -112,6 +112,7 @@ async def collect_one(run: Run, desk: Desk, invoice_id: UUID) -> None:
     try:
         async with run.transaction() as db:
             payment_id = await paying.collect(db, desk.providers, invoice_id)
+            await begin_giving_back(db, await paying.to_give_back(db, invoice_id))
         if payment_id:
             await asking.create(desk, payment_id)
     except HoldLost:
@@ -127,7 +128,11 @@ async def collect_one(run: Run, desk: Desk, invoice_id: UUID) -> None:
 async def mark_paid(db: AsyncSession, event: Published) -> None:
     """An invoice is paid by the payment for it, and open again where that is taken from us; what it
     does not need goes back, once nobody contests it."""
-    for each in await paying.heed(db, UUID(event.payload["payment_id"])):
+    await begin_giving_back(db, await paying.heed(db, UUID(event.payload["payment_id"])))
+
+
+async def begin_giving_back(db: AsyncSession, not_needed: list[UUID]) -> None:
+    for each in not_needed:
         await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=str(each))
 
 
@@ -139,5 +144,5 @@ async def try_later(db: AsyncSession, event: Published) -> None:
 
 @jobs.job("billing.give_back", added_by={Role.WORKER})
 async def give_back(db: AsyncSession, payload: dict[str, Any]) -> None:
-    """Has a payment given back whose invoice was settled otherwise."""
+    """Has given back what an invoice does not need of a payment."""
     await go_on(db, await paying.give_back(db, UUID(payload["payment_id"])))

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
@@ -95,15 +95,17 @@ class Taken(StrEnum):
     RETURNED = "returned"  # it bounced, or a bank has taken it back
 
 
+LOST = select(Dispute.payment_id).where(Dispute.status == DisputeStatus.LOST, Dispute.counted > 0)
+TAKEN_BACK = select(Refund.payment_id).where(Refund.taken, Refund.status == RefundStatus.COMPLETED)
+WITH_MONEY_TAKEN = union_all(LOST, TAKEN_BACK)
+
+
 async def taken(db: AsyncSession, payment_id: UUID) -> Taken | None:
     """Whether any of a payment's money was taken from us, and how."""
-    lost = select(Dispute.id).filter_by(payment_id=payment_id, status=DisputeStatus.LOST)
-    if await db.scalar(lost.where(Dispute.counted > 0).limit(1)):
+    if await db.scalar(LOST.where(Dispute.payment_id == payment_id).limit(1)):
         return Taken.CONTESTED
-    gone = select(Refund.id).filter_by(
-        payment_id=payment_id, taken=True, status=RefundStatus.COMPLETED
-    )
-    return Taken.RETURNED if await db.scalar(gone.limit(1)) else None
+    gone = TAKEN_BACK.where(Refund.payment_id == payment_id).limit(1)
+    return Taken.RETURNED if await db.scalar(gone) else None
 
 
 async def audits(db: AsyncSession, payment_id: UUID, ask: PageQuery) -> Page[PaymentAudit]:
