@@ -26,9 +26,15 @@ from bursar.server import bind, serve
 from tests import canaries, databases
 from tests.world import OLIVIA
 
-# These start databases of their own: with one that is named they would only be done again.
-OF_THE_EMBEDDED_ALONE = ["core/embedded", "test_bench.py"]
-collect_ignore = OF_THE_EMBEDDED_ALONE if os.environ.get(databases.EXTERNAL) else []
+# These start databases of their own, or ask none: with one that is named they would only be done
+# again. (tests/test_openapi.py leaves its longest test out by itself.)
+THE_SAME_EVERYWHERE = [
+    *("accounts/test_first_start.py", "auth/test_hashes.py", "auth/test_passwords.py"),
+    *("core/embedded", "core/test_limits.py", "core/test_settings_file.py"),
+    *("test_bench.py", "test_cli.py", "test_docs.py", "test_serve.py", "test_server.py"),
+    *("test_server_load.py", "test_shape.py", "wallets/test_kills.py"),
+]
+collect_ignore = THE_SAME_EVERYWHERE if os.environ.get(databases.EXTERNAL) else []
 servers = ExitStack()
 DAY_SECONDS = 24 * 60 * 60
 MIDNIGHT_SECONDS = 60  # what counts days is done in a few

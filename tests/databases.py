@@ -7,7 +7,8 @@ import asyncio
 import atexit
 import os
 import secrets
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -21,6 +22,7 @@ from bursar.core.migrate import migrate, owner_engine, rights_and_limits, upgrad
 from bursar.core.settings import Settings
 from tests import canaries
 from tests.programs import roomy_folder
+from tests.spares import Spares
 
 EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
 ADMIN = "BURSAR_TEST_ADMIN_URL"  # the same, told to the workers of this run
@@ -60,7 +62,7 @@ def start(stack: ExitStack) -> None:
     os.environ[ADMIN] = admin
     os.environ[TEMPLATE] = f"bursar_test_{secrets.token_hex(4)}"
     asyncio.run(make_template())
-    stack.callback(lambda: asyncio.run(drop(os.environ[TEMPLATE])))
+    stack.callback(lambda: asyncio.run(drop_all()))
 
 
 async def make_template() -> None:
@@ -75,26 +77,36 @@ async def make_template() -> None:
     await migrate(url_of(os.environ[TEMPLATE]), test_settings(), lambda _: None)
 
 
+spares = Spares()
+
+
 async def clone() -> str:
     """A database of its own, migrated, empty; its address as the owner."""
+    if spares.ready:
+        return spares.ready.pop()
     name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
     await administer(
         f"create database {name} template {os.environ[TEMPLATE]} owner {OWNER}",
         *(f"alter database {name} set {setting} = off" for setting in NOT_FOR_TESTS),
     )
-    owner = await asyncpg.connect(url_of(name))
-    try:
+    async with connected(url_of(name)) as owner:
         await owner.execute(";".join(rights_and_limits(name, Settings())))
-    finally:
-        await owner.close()
+    async with connected(as_superuser(url_of(name))) as superuser:
+        await spares.learn(url_of(name), superuser)
     return url_of(name)
 
 
 async def at_revision(revision: str) -> str:
     """A database with the tables of an older release, and nothing that can be replaced."""
+    url = await bare()
+    await advance(url, revision)
+    return url
+
+
+async def bare() -> str:
+    """A database with nothing in it."""
     name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
     await administer(f"create database {name} owner {OWNER}")
-    await advance(url_of(name), revision)
     return url_of(name)
 
 
@@ -107,11 +119,23 @@ async def advance(url: str, revision: str) -> None:
 
 
 async def discard(url: str) -> None:
-    """At the end of its life, in which no key may have got into it."""
+    """Given back by a test, in which no key may have got into it."""
+    like_new = False
     try:
-        canaries.refuse(await canaries.in_tables(as_superuser(url)))
+        async with connected(as_superuser(url)) as superuser:
+            canaries.refuse(await canaries.in_tables(superuser))
+            like_new = await spares.take_back(url, superuser)
     finally:
-        await drop(str(make_url(url).database))
+        if not like_new:
+            await drop(str(make_url(url).database))
+
+
+async def drop_all() -> None:
+    """The template, and the spare ones that the workers have left."""
+    async with connected(os.environ[ADMIN]) as connection:
+        mine = "select datname from pg_database where starts_with(datname, $1)"
+        for row in await connection.fetch(mine, os.environ[TEMPLATE]):
+            await connection.execute(f"drop database {row['datname']} with (force)")
 
 
 async def drop(name: str) -> None:
@@ -119,10 +143,16 @@ async def drop(name: str) -> None:
 
 
 async def administer(*statements: str) -> None:
-    connection = await asyncpg.connect(os.environ[ADMIN])
-    try:
+    async with connected(os.environ[ADMIN]) as connection:
         for statement in statements:
             await connection.execute(statement)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "5s"})
+    try:
+        yield connection
     finally:
         await connection.close()
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -14,8 +14,6 @@ import psutil
 import pytest
 
 from bursar.keys import secret
-from tests import databases
-from tests.databases import SECRET
 from tests.programs import (
     USERS,
     Run,
@@ -58,18 +56,6 @@ def home(empty: Path, made: Path) -> Path:
     """A data folder with a finished, stopped database: a copy of one that was made once."""
     subprocess.run(["cp", "-a", made, empty], check=True)
     return empty
-
-
-@pytest.fixture
-async def elsewhere() -> AsyncIterator[str]:
-    """The address of an external database, migrated."""
-    url = await databases.clone()
-    yield url
-    await databases.discard(url)
-
-
-def outside(url: str, **given: str) -> dict[str, str]:
-    return {"DATABASE_URL": url, "BURSAR_SECRET_KEY": SECRET, **given}
 
 
 # Start and stop
@@ -264,41 +250,3 @@ def test_after_a_kill_nothing_serves_and_the_next_server_takes_over(home: Path) 
     with serving("--data", home) as second:
         assert postmaster(home) == database
         assert second.stop().code == 0
-
-
-# An external database
-
-
-async def test_an_external_database_is_served(elsewhere: str) -> None:
-    nowhere = "postgresql://nobody@127.0.0.1:1/none"
-    given = outside(nowhere, BURSAR_DATABASE_URL=elsewhere)  # the name of our own is meant for us
-    with serving(**given) as server:
-        assert server.stop().code == 0
-        assert "starting the database" not in server.said
-
-
-async def test_an_external_database_is_migrated_by_who_asks_for_it() -> None:
-    url = await databases.clone()
-    await databases.discard(url)
-    name = url.partition("?")[0].rpartition("/")[2]
-    await databases.administer(f"create database {name} owner {databases.OWNER}")
-    given = outside(url)
-    try:
-        refused = bursar("serve", "--port", 0, **given)
-        assert refused.code == 1
-        assert refused.line.startswith("The database is at nothing, this Bursar needs ")
-        assert refused.line.endswith(": run `bursar migrate`.")
-        assert bursar("worker", **given).code == 1
-        assert bursar("migrate", **given).code == 0
-        with serving(**given) as server:
-            assert server.stop().code == 0
-    finally:
-        await databases.discard(url)
-
-
-async def test_a_worker_works_beside_servers(elsewhere: str) -> None:
-    run = Run("worker", **outside(elsewhere))
-    run.until_said("running jobs")
-    ended = run.stop()
-    run.discard()
-    assert (ended.code, ended.stdout) == (0, "")

@@ -1,16 +1,13 @@
 """The first owner: by the link that the first start prints, or by the operator's command."""
 
 import asyncio
-import json
 import os
 import pty
 import re
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -31,7 +28,7 @@ from tests.accounts.colleagues import (
 from tests.accounts.people import OTHER_PASSWORD, PASSWORD, actions, rows
 from tests.conftest import Live
 from tests.databases import SECRET
-from tests.programs import Run, Serving, bursar, new_folder, remove, serving
+from tests.programs import Run, Serving, bursar, serving
 from tests.world import OLIVIA
 
 PAGE = "/first-run"
@@ -223,23 +220,6 @@ async def test_the_page_is_for_everybody_and_needs_no_script(live_db: Live) -> N
 # `bursar serve` and `bursar staff`, as processes
 
 
-@pytest.fixture(scope="module")
-def made() -> Iterator[Path]:
-    """A data folder with a finished, stopped database in which nobody works."""
-    folder = new_folder()
-    assert bursar("migrate", "--data", folder / "data").code == 0
-    yield folder / "data"
-    remove(folder)
-
-
-@pytest.fixture
-def home(made: Path) -> Iterator[Path]:
-    folder = new_folder()
-    subprocess.run(["cp", "-a", made, folder / "data"], check=True)
-    yield folder / "data"
-    remove(folder)
-
-
 @pytest.fixture
 async def elsewhere() -> AsyncIterator[dict[str, str]]:
     """An external database, migrated."""
@@ -266,50 +246,6 @@ def create(email: str, *more: object, password: str = PASSWORD, **how: Any) -> A
     with os.fdopen(reading) as stdin:
         command = ("staff", "create", email, "--role", "owner", "--password-stdin", *more)
         return bursar(*command, stdin=stdin, **how)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_first_start_prints_a_link_and_later_ones_do_not(home: Path, workers: int) -> None:
-    with serving("--data", home, "--workers", workers) as server:
-        first = printed(server)
-        assert server.stop().code == 0
-    with serving("--data", home, "--workers", workers) as server:
-        token = printed(server)
-        assert token != first
-        assert server.get(f"{PAGE}?token={first}").status_code == 404
-        assert server.get(f"{PAGE}?token={token}").status_code == 200
-        assert post(server, PAGE, data=form(token)).status_code == 303
-        body = {"email": "olivia@example.com", "password": PASSWORD}
-        assert post(server, f"{DOOR}/login", json=body).status_code == 200
-        ended = server.stop()
-        assert ended.stderr.count(token) == 1  # where it was printed, and in no line of the log
-        assert first not in ended.stderr
-    with serving("--data", home, "--workers", workers) as server:
-        assert "first-run" not in server.stop().stderr
-
-
-def test_the_command_works_beside_the_server_and_voids_its_link(home: Path) -> None:
-    with serving("--data", home) as server:
-        token = printed(server)
-        made = create("Olivia@example.com", "--name", "Olivia", "--data", home)
-        assert (made.code, made.stdout) == (0, "olivia@example.com may sign in as owner.\n")
-        assert server.get(f"{PAGE}?token={token}").status_code == 404
-        body = {"email": "olivia@example.com", "password": PASSWORD}
-        assert post(server, f"{DOOR}/login", json=body).status_code == 200
-        taken = create("OLIVIA@example.com", "--data", home)
-        assert taken.code == 5
-        assert taken.line == "Another member of staff has this e-mail address."
-
-
-def test_the_command_without_a_server(home: Path) -> None:
-    assert bursar("staff", "list", "--json", "--data", home).stdout == '{\n  "staff": []\n}\n'
-    assert create("olivia@example.com", "--data", home).code == 0
-    listed = bursar("staff", "list", "--data", home).stdout.splitlines()
-    assert len(listed) == 1
-    assert "olivia@example.com\towner\tactive\tpassword only\tnever signed in" in listed[0]
-    [member] = json.loads(bursar("staff", "list", "--json", "--data", home).stdout)["staff"]
-    assert (member["email"], member["second_factor"]) == ("olivia@example.com", False)
-    assert set(member) == {"id", "email", "name", "role", "status", "second_factor", "last_login"}
 
 
 async def test_the_command_on_an_external_database(

@@ -1,6 +1,5 @@
 """What operators see of jobs that gave up and of subscribers that are stuck, and do about them."""
 
-import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -97,16 +96,15 @@ class TestJobs:
         assert (gone.code, gone.stdout) == (3, "")
 
     async def test_a_database_that_was_never_migrated_is_one_line(self) -> None:
-        name = f"bursar_test_{secrets.token_hex(4)}"
-        await databases.administer(f"create database {name} owner {databases.OWNER}")
+        url = await databases.bare()
         try:
-            given = {"DATABASE_URL": databases.url_of(name), "BURSAR_SECRET_KEY": SECRET}
+            given = {"DATABASE_URL": url, "BURSAR_SECRET_KEY": SECRET}
             for command in (("jobs", "list"), ("events", "list")):
                 ended = bursar(*command, "--data", databases.new_folder(), **given)
                 assert ended.code == 1
                 assert ended.line.endswith("run `bursar migrate`.")
         finally:
-            await databases.drop(name)
+            await databases.discard(url)
 
 
 class TestEvents:

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -55,10 +56,11 @@ async def serve_api(
     shared: bool = False,
     announce: Say | None = None,
 ) -> None:
-    from bursar.app import create_app
-    from bursar.server import serve
+    with loading():
+        from bursar.app import create_app
+        from bursar.server import serve
 
-    app = create_app(settings, url)
+        app = create_app(settings, url)
     app.state.stopping = stop
     try:
         await serve(
@@ -72,6 +74,17 @@ async def serve_api(
         )
     finally:
         stop.set()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """All that is imported stays: to search it for garbage meanwhile is a fifth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def started(announce: Say | None) -> None:
@@ -102,8 +115,9 @@ def terms_of(settings: Settings) -> Any:
 async def run_jobs(
     settings: Settings, url: str, stop: asyncio.Event, *, announce: Say | None = None
 ) -> None:
-    from bursar.core.database import Database
-    from bursar.worker import Worker
+    with loading():
+        from bursar.core.database import Database
+        from bursar.worker import Worker
 
     database = Database(url, settings)
     if announce:
