@@ -176,7 +176,6 @@ async def set_scene(database: Any) -> tuple[dict[str, Any], set[str]]:
             email = f"staff-{str(member_id)[-2:]}@example.com"
             stored = PASSWORD_HASH if status == "active" else None
             await database.execute(STAFF_ROW, member_id, email, role, status, stored, TESS)
-        await database.execute("delete from sessions")
         await database.execute("delete from attempts")
         await database.execute("delete from user_preferences")
         things = await set_out_money(database, proposer=TESS)
@@ -228,6 +227,9 @@ where c.relkind = 'r' and n.nspname not like 'pg\\_%' and n.nspname <> 'informat
 """
 
 
+SESSIONS = "select count(*), sum(xmin::text::bigint) from sessions"
+
+
 async def fingerprint_query(live: Live) -> str:
     """Every row of every table by the transaction that wrote it, in one number each: what does not
     change it has written nothing, not even the same once more."""
@@ -244,13 +246,17 @@ class Scene:
     fingerprints: str
     tokens: Tokens
     signed_in: dict[str, tuple[str | None, UUID | None]] = field(default_factory=dict)
+    sessions: asyncpg.Record | None = None  # as they were then; to open them all takes long
     things: dict[str, Any] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     looked: tuple[str, dict[str, Any]] = "", {}
 
     async def begin(self) -> None:
         self.things, self.tables = await set_scene(self.database)
-        self.signed_in = await sign_in_all(self.live, self.tokens)
+        if await self.database.fetchrow(SESSIONS) != self.sessions:
+            await self.database.execute("delete from sessions")
+            self.signed_in = await sign_in_all(self.live, self.tokens)
+            self.sessions = await self.database.fetchrow(SESSIONS)
 
     async def fingerprint(self) -> dict[str, Any]:
         """As long as no transaction that writes has ended on the whole server, what it was."""
