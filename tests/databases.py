@@ -1,6 +1,7 @@
 """A PostgreSQL for the tests: the embedded one, or the external one that a variable names.
 
-One migrated template is made per run; every worker, and every test that commits, gets a clone.
+One migrated template is made per run; every worker, and every test that commits, gets a clone, or
+one that another test has given back and that is like new (tests/spares.py).
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from tests import canaries
 from tests.programs import roomy_folder
 from tests.spares import Spares
 
-EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # a role that may create databases and roles
+EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # of a superuser
 ADMIN = "BURSAR_TEST_ADMIN_URL"  # the same, told to the workers of this run
 TEMPLATE = "BURSAR_TEST_TEMPLATE"
 OWNER = "bursar_test"

@@ -252,7 +252,8 @@ class Scene:
     looked: tuple[str, dict[str, Any]] = "", {}
 
     async def begin(self) -> None:
-        self.things, self.tables = await set_scene(self.database)
+        self.things, tables = await set_scene(self.database)
+        self.tables = {*tables, "sessions"}
         if await self.database.fetchrow(SESSIONS) != self.sessions:
             await self.database.execute("delete from sessions")
             self.signed_in = await sign_in_all(self.live, self.tokens)

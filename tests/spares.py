@@ -51,7 +51,7 @@ class Spares:
 
     ready: list[str] = field(default_factory=list)
     _shapes: dict[str, list[asyncpg.Record]] = field(default_factory=dict)
-    _rows: dict[str, bytes] = field(default_factory=dict)  # of the tables that are not empty in one
+    _rows: dict[str, bytes] = field(default_factory=dict)  # of the tables that are not empty then
 
     async def learn(self, url: str, connection: asyncpg.Connection) -> None:
         """This one is new."""
