@@ -8,14 +8,19 @@ from uuid import uuid4
 import asyncpg
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from bursar.auth.actor import operator
 from bursar.auth.permissions import StaffRole
 from bursar.core.wire import exact_json
+from bursar.wallets import service
+from tests import databases
 from tests.accounts import colleagues
 from tests.accounts.people import actions, change, rows
 from tests.audit.trail import superuser
-from tests.conftest import Live
+from tests.conftest import Live, as_actor
+from tests.wallets.oracle import ask, books
+from tests.wallets.paying import pay
 from tests.wallets.purses import balance_of, freeze, fund, move_in
 from tests.world import ADAM, ANNA, CARL, OLIVIA, SUE
 
@@ -371,3 +376,15 @@ async def test_a_missing_grant_stays_a_defect(
         answer = await api.post(OF_CARL, json=body(1))
     assert answer.status_code == 500
     assert "permission denied for function post_as_staff" in caplog.text
+
+
+async def test_none_reads_through_all_operations(live_db: Live) -> None:
+    """What one costs does not grow with what was posted before."""
+    await move_in(live_db)
+    async with books(databases.raw(live_db.url)) as here:
+        await here.post(*(ask(pay("clearing", 1, str(CARL.id))) for _ in range(400)))
+        await here.execute("analyze operations")
+    async with as_actor(live_db.database, OLIVIA) as db:
+        await service.adjust(db, CARL.id, Decimal(1), "USD", "a credit", scope="s", key="k")
+        reads = "select seq_scan from pg_stat_xact_user_tables where relname = 'operations'"
+        assert await db.scalar(text(reads)) == 0

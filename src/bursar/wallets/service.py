@@ -32,7 +32,7 @@ from bursar.system import queries as system
 from bursar.system.catalogue import setting
 from bursar.wallets import assets, ledger, statements
 from bursar.wallets.ledger import USD, Leg, Outcome, Request
-from bursar.wallets.models import Account, AccountStatus, Adjustment, Operation
+from bursar.wallets.models import Account, AccountStatus, Adjustment
 
 ADJUSTMENT_LIMIT = setting(
     "adjustment_limit",
@@ -303,8 +303,7 @@ async def adjusted_before(
     db: AsyncSession, facts: Mapping[str, Any], fact: Fact
 ) -> Adjustment | None:
     """What this key has proposed or posted, also when the limit of today has been used up since."""
-    posted = select(Operation.id).filter_by(scope=fact["scope"], key=fact["key"])
-    operation_id = await db.scalar(posted)
+    operation_id = await db.scalar(select(func.operation_of(fact["scope"], fact["key"])))
     ours = select(Adjustment).filter_by(proposed_by=facts["proposed_by"], key=fact["key"])
     if operation_id:  # before there were keys among adjustments, it had none
         ours = select(Adjustment).filter_by(operation_id=operation_id)

@@ -25,6 +25,15 @@ begin
   ));
 end $$;
 
+-- The operation of this key, found by its index: behind the policy, PostgreSQL would read them all.
+create or replace function operation_of(its_scope text, its_key text) returns uuid
+language plpgsql stable security definer set search_path = pg_catalog, public, pg_temp as $$
+begin
+  perform staff_at_work();
+  return (select id from operations
+    where operation_mark(scope, key) = operation_mark(its_scope, its_key));
+end $$;
+
 -- Another currency, with the company's own accounts in it. False if there is one with this code.
 create or replace function add_asset(
   its_code text, its_scale integer, its_kind text, address text default null,
@@ -121,11 +130,12 @@ begin
   return trim(reason);
 end $$;
 
-revoke execute on function wallet_rule(text), post_as_staff(jsonb),
+revoke execute on function wallet_rule(text), post_as_staff(jsonb), operation_of(text, text),
   add_asset(text, integer, text, text, text), given_reason(text),
   change_wallet_status(uuid, text, text, text, text, text),
   change_wallet_overdraft(uuid, text, bigint, text, text, text) from public;
-grant execute on function post_as_staff(jsonb), add_asset(text, integer, text, text, text),
+grant execute on function post_as_staff(jsonb), operation_of(text, text),
+  add_asset(text, integer, text, text, text),
   change_wallet_status(uuid, text, text, text, text, text),
   change_wallet_overdraft(uuid, text, bigint, text, text, text) to staff_user;
 
