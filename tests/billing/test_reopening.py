@@ -264,6 +264,30 @@ async def test_one_that_could_not_be_given_back_pays_after_all(live_db: Live) ->
     assert (await company(live_db))["revenue"] == TOTAL
 
 
+@pytest.mark.parametrize("spent", [False, True])
+async def test_a_check_that_was_not_needed_and_bounces_leaves_nothing(
+    live_db: Live, spent: bool
+) -> None:
+    """It went into the wallet by itself, for the wallet had paid already: so it goes out again."""
+    await move_in(live_db)
+    await month_over(live_db)
+    await fund(live_db, CARL, TOTAL)
+    await collect(live_db)
+    check = await payment_for(live_db, (await invoice(live_db))["id"], payment_method="check")
+    assert await balance_of(live_db, CARL) == TOTAL
+    if spent:
+        await charge(live_db, CARL, TOTAL)
+    for _ in range(2):
+        await bounce(live_db, check)
+        await hear(live_db)
+    assert (await invoice(live_db))["status"] == "paid"
+    assert await balance_of(live_db, CARL) == 0
+    told = await company(live_db)
+    assert told["clearing"] == -TOTAL
+    assert told.get("adjustments", 0) == (-TOTAL if spent else 0)
+    assert (await people.actions(live_db, str(check))).count("payments.bounced") == 1
+
+
 async def test_what_is_left_of_the_money_is_said_plainly(live_db: Live) -> None:
     await move_in(live_db)
     await month_over(live_db)

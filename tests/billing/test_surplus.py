@@ -90,9 +90,11 @@ async def test_what_came_by_hand_goes_into_the_wallet(live_db: Live) -> None:
     assert await balance_of(live_db, CARL) == GIVEN * 2  # the refund, and the surplus
     found = await invoice(live_db)
     assert (found["status"], found["refunded"]) == ("paid", 0)
-    await bounce(live_db, old)  # what of it was here, and not what has gone back
+    await bounce(live_db, old)  # so nothing of it was a surplus either
     await hear(live_db)
-    assert (await invoice(live_db))["to_pay"] == OWED
+    found = await invoice(live_db)
+    assert (found["status"], found["to_pay"]) == ("open", OWED)
+    assert await balance_of(live_db, CARL) == GIVEN
 
 
 async def test_a_surplus_that_is_contested_waits_for_the_decision(live_db: Live) -> None:

@@ -8,7 +8,7 @@ from tests.accounts.people import actions, rows
 from tests.conftest import Live
 from tests.payments.shop import PAYMENTS, Shop
 from tests.payments.tills import company, state
-from tests.wallets.purses import balance_of, charge, move_in, refused
+from tests.wallets.purses import balance_of, charge, fund, move_in, refused
 from tests.world import CARL, DORA, OLIVIA, SUE
 
 ADMIN = "/api/v1/admin/payments"
@@ -113,3 +113,29 @@ async def test_a_customers_own_call_of_add_funds_begins_a_payment(shop: Shop) ->
     assert refused(stranger) == (422, "invalid_input")
     at_once = await shop.post(OLIVIA, "/api/v1/add-funds", body)
     assert (at_once.status_code, at_once.json()["balance"]) == (200, 41)
+
+
+@pytest.mark.parametrize("spent", [0, 15])
+async def test_what_was_given_back_of_a_check_that_bounces_is_fetched_back(
+    live_db: Live, spent: int
+) -> None:
+    """Staff have handed out a part of it; that it never came, they hear later."""
+    await move_in(live_db)
+    async with live_db.api(OLIVIA) as api:
+        body = {"payment_method": "check", "amount": 20, "user_id": str(CARL.id)}
+        check = (await api.post(PAYMENTS, json=body)).json()["id"]
+        await api.post(f"{ADMIN}/{check}/confirmation")
+        given = await api.post(f"{PAYMENTS}/{check}/refunds", json={"amount": 5})
+        assert given.status_code == 201, given.text
+        await fund(live_db, CARL, 10)
+        if spent:
+            await charge(live_db, CARL, spent)
+        for _ in range(2):
+            gone = await api.post(f"{ADMIN}/{check}/bounce", json={"reason": "No funds"})
+            assert gone.json()["status"] == "refunded"
+    refunds = await rows(live_db, "select amount, status, taken from refunds order by amount")
+    assert [tuple(each) for each in refunds] == [(5, "returned", False), (15, "completed", True)]
+    short = max(0, spent - 10 + 5)  # 10 were the customer's own, of which 5 make up for the cash
+    assert await balance_of(live_db, CARL) == 5 - spent + short
+    told = {"clearing": 5 - 10, "revenue": spent, "adjustments": -short}
+    assert await company(live_db) == {name: much for name, much in told.items() if much}

@@ -62,7 +62,7 @@ class RefundStatus(StrEnum):
     PENDING = "pending"
     COMPLETED = "completed"
     FAILED = "failed"
-    RETURNED = "returned"  # done, and then sent back by the customer's bank
+    RETURNED = "returned"  # done, and then sent back by their bank, or of money that never came
 
 
 class Destination(StrEnum):

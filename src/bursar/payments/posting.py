@@ -5,8 +5,9 @@ wallet cannot take it, it waits in `suspense`. What a provider takes back althou
 not have it any more is the company's loss, and stands in `adjustments`, or in `disputes`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,6 +24,14 @@ SCOPE = "payments"
 TRIES = 3  # of a wallet whose balance changes between our look and our move
 WALLET_SHUT = (ledger.AccountClosed, ledger.UnknownAccount, ledger.BalanceTooLarge)
 WALLET_SHORT = (ledger.InsufficientFunds, ledger.AccountFrozen)
+
+
+class Want(NamedTuple):
+    """What is to be taken under this key: at most so much of the wallet."""
+
+    key: str
+    most: int
+    legs: Callable[[int], list[Leg]]  # by how much of it the wallet has
 
 
 async def minor(db: AsyncSession, amount: Decimal, currency: str) -> int:
@@ -173,20 +182,44 @@ async def put(
             await wallets.post(db, asked(db, key, leg))
 
 
-async def take_for_refund(db: AsyncSession, payment: Payment, refund: Refund) -> None:
-    """Money that has gone back already, at the provider's own page or by a bounced check."""
+async def take_for_refund(
+    db: AsyncSession, payment: Payment, refund: Refund | None, given: Sequence[Refund] = ()
+) -> None:
+    """Money that has gone back already, at the provider's own page or by a bounced check; and what
+    we had given back of that check, which never was any money."""
+    wants = [await fetching_back(db, payment, each) for each in given]
+    if refund:
+        wants.append(await taking(db, payment, refund))
+    await take(db, payment, *wants)
+
+
+async def taking(db: AsyncSession, payment: Payment, refund: Refund) -> Want:
     whole = await minor(db, refund.amount, payment.currency)
+    owner, currency = wallet_of(payment), payment.currency
 
     def legs(taken: int) -> list[Leg]:
-        currency, rest = payment.currency, whole - taken
-        owner = wallet_of(payment)
+        rest = whole - taken
         found = [moving(refund, owner, "refunds", taken, currency)] if owner and taken else []
         if rest:
             short = "adjustments" if owner else earned(payment)
             found.append(moving(refund, short, "refunds", rest, currency))
         return [*found, moving(refund, "refunds", "clearing", whole, currency)]
 
-    await take(db, payment, whole, f"refund:{refund.id}", legs)
+    return Want(f"refund:{refund.id}", whole if owner else 0, legs)
+
+
+async def fetching_back(db: AsyncSession, payment: Payment, refund: Refund) -> Want:
+    whole = await minor(db, refund.amount, payment.currency)
+
+    def legs(taken: int) -> list[Leg]:
+        sides = {f"user:{payment.user_id}": taken, "adjustments": whole - taken}
+        return [
+            moving(refund, debit, "clearing", much, payment.currency)
+            for debit, much in sides.items()
+            if much
+        ]
+
+    return Want(f"refund:{refund.id}:bounced", whole, legs)
 
 
 async def hold_dispute(db: AsyncSession, payment: Payment, dispute: Dispute) -> Decimal:
@@ -204,7 +237,7 @@ async def hold_dispute(db: AsyncSession, payment: Payment, dispute: Dispute) -> 
         return [*first, out]
 
     key = f"dispute:{dispute.provider_dispute_id}:opened"
-    taken = await take(db, payment, most, key, legs)
+    [taken] = await take(db, payment, Want(key, most if owner else 0, legs))
     return money.decimal(taken if owner else most, scale)
 
 
@@ -232,29 +265,26 @@ def disputed(dispute: Dispute, debit: str, credit: str, amount: int, currency: s
     return ledger.transfer(debit, credit, amount, currency, kind="dispute", metadata=about)
 
 
-async def take(
-    db: AsyncSession,
-    payment: Payment,
-    most: int,
-    key: str,
-    legs: Callable[[int], list[Leg]],
-) -> int:
-    """Takes what is there of the wallet, at most so much; answers how much that was."""
-    for _ in range(TRIES):
-        taken = min(most, await available(db, payment))
+async def take(db: AsyncSession, payment: Payment, *wants: Want) -> list[int]:
+    """Takes what is there of the wallet; answers how much that was for each."""
+    for again in range(TRIES + 1):
+        there = await available(db, payment) if again < TRIES else 0
+        found = []
+        for want in wants:
+            found.append(min(want.most, there))
+            there -= found[-1]
+        pairs = zip(wants, found, strict=True)
         try:
-            await wallets.post(db, asked(db, key, *legs(taken)))
+            await wallets.post_all(db, [asked(db, each.key, *each.legs(n)) for each, n in pairs])
+            break
         except (*WALLET_SHORT, *WALLET_SHUT):
-            continue
-        return taken
-    await wallets.post(db, asked(db, key, *legs(0)))
-    return 0
+            if again == TRIES:
+                raise
+    return found
 
 
 async def available(db: AsyncSession, payment: Payment) -> int:
     """What could be taken out of the customer's wallet now, of its own money."""
-    if wallet_of(payment) is None:
-        return 0
     query = select(Account.posted - Account.held).where(
         Account.owner_id == payment.user_id,
         Account.asset == payment.currency,

@@ -1,5 +1,6 @@
 """What providers tell about refunds: done, failed, sent back, or made at their own page."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -120,7 +121,13 @@ async def is_one_unanswered(db: AsyncSession, payment: Payment) -> bool:
 
 
 async def record_gone(
-    db: AsyncSession, payment: Payment, amount: Decimal, fact: Fact, *, taken: bool
+    db: AsyncSession,
+    payment: Payment,
+    amount: Decimal,
+    fact: Fact,
+    *,
+    taken: bool,
+    given: Sequence[Refund] = (),
 ) -> Refund:
     """Writes down money that has gone back already, given by somebody at their provider's page or
     taken from us; and takes it out of the wallet as far as it is there."""
@@ -135,9 +142,25 @@ async def record_gone(
     db.add(refund)
     await db.flush()
     await db.refresh(refund)
-    await posting.take_for_refund(db, payment, refund)
+    await posting.take_for_refund(db, payment, refund, given)
     await end(db, payment, refund, RefundStatus.COMPLETED, fact)
     return refund
+
+
+async def bounced(db: AsyncSession, payment: Payment, fact: Fact) -> bool:
+    """None of its money ever came: what is here of it is gone, and what we had given back of it is
+    fetched back. Whether there was any."""
+    query = select(Refund).filter_by(
+        payment_id=payment.id, status=RefundStatus.COMPLETED, taken=False
+    )
+    given, left = (await db.scalars(query.order_by(Refund.id))).all(), payment.refundable
+    for each in given:
+        each.status, each.failure_reason = RefundStatus.RETURNED, fact.reason
+    if left > 0:
+        await record_gone(db, payment, left, fact, taken=True, given=given)
+    elif given:
+        await posting.take_for_refund(db, payment, None, given)
+    return left > 0 or bool(given)
 
 
 async def failed(db: AsyncSession, payment: Payment, refund: Refund | None, fact: Fact) -> Applied:

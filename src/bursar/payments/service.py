@@ -189,17 +189,15 @@ async def confirm(
 
 async def bounce(db: AsyncSession, payment_id: UUID, *, reason: str) -> Payment:
     """The check was returned, the transfer never came. What was credited goes out of the wallet
-    again, as far as it is there."""
+    again, as far as it is there; so does what we have given back of it."""
     payment = await by_hand(db, payment_id)
     if payment.status == Status.PENDING:
         await settling.apply(db, told(payment, What.CANCELLED, str(payment.id), None, reason))
-    elif payment.refundable > 0:
-        name = f"bounce:{payment.id}"
-        fact = told(payment, What.REFUNDED, name, None, reason)
-        await refunding.record_gone(db, payment, payment.refundable, fact, taken=True)
     else:
-        audit.nothing_changed(db)
-        return payment
+        fact = told(payment, What.REFUNDED, f"bounce:{payment.id}", None, reason)
+        if not await refunding.bounced(db, payment, fact):
+            audit.nothing_changed(db)
+            return payment
     await db.refresh(payment)
     await audit.record(db, "payments.bounced", "payment", payment.id, after={"reason": reason})
     return payment
