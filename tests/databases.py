@@ -83,8 +83,12 @@ spares = Spares()
 
 async def clone() -> str:
     """A database of its own, migrated, empty; its address as the owner."""
-    if spares.ready:
-        return spares.ready.pop()
+    while spares.ready:
+        url = spares.ready.pop()
+        async with connected(as_superuser(url)) as superuser:
+            if await spares.is_new(url, superuser):
+                return url
+        await drop(str(make_url(url).database))
     name = f"{os.environ[TEMPLATE]}_{secrets.token_hex(4)}"
     await administer(
         f"create database {name} template {os.environ[TEMPLATE]} owner {OWNER}",

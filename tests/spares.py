@@ -64,16 +64,18 @@ class Spares:
 
     async def take_back(self, url: str, connection: asyncpg.Connection) -> bool:
         """Whether it is like new again."""
-        shape = self._shapes.pop(url, None)
-        if not shape or not await left_alone(connection):
+        if url not in self._shapes or not await left_alone(connection):
             return False
         tables = dict(await connection.fetch(TABLES))
-        if max(tables.values()) > ROOM or await connection.fetch(SHAPE) != shape:
+        if max(tables.values()) > ROOM or not await self.is_new(url, connection):
             return False
         await self._put_right(connection, set(tables))
-        self._shapes[url] = shape
         self.ready.append(url)
         return True
+
+    async def is_new(self, url: str, connection: asyncpg.Connection) -> bool:
+        """But for its rows. PostgreSQL itself may have counted them since."""
+        return await connection.fetch(SHAPE) == self._shapes[url]
 
     async def _put_right(self, connection: asyncpg.Connection, tables: set[str]) -> None:
         right = {name for name, new in self._rows.items() if new == await rows(connection, name)}

@@ -17,7 +17,7 @@ WRITES = """
   insert into users (email, name) values ('carl@example.com', 'Carl');
   insert into settings (key, value) values ('company_name', '"Otters"');
   insert into events (name, payload) values ('test', '{}');
-  update accounts set status = 'frozen';
+  update accounts set status = 'frozen' where shard = 0;
   delete from reward_tiers;
 """
 
