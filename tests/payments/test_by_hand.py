@@ -7,6 +7,7 @@ import pytest
 from tests.accounts.people import actions, rows
 from tests.conftest import Live
 from tests.payments.shop import PAYMENTS, Shop
+from tests.payments.test_reconciliation import Books, compare
 from tests.payments.tills import company, state
 from tests.wallets.purses import balance_of, charge, fund, move_in, refused
 from tests.world import CARL, DORA, OLIVIA, SUE
@@ -139,3 +140,4 @@ async def test_what_was_given_back_of_a_check_that_bounces_is_fetched_back(
     assert await balance_of(live_db, CARL) == 5 - spent + short
     told = {"clearing": 5 - 10, "revenue": spent, "adjustments": -short}
     assert await company(live_db) == {name: much for name, much in told.items() if much}
+    assert await compare(live_db, Books()) == 0
