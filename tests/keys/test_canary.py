@@ -17,6 +17,7 @@ from tests import canaries, databases
 from tests.accounts.people import log_in, rows, run_jobs, sign_up
 from tests.conftest import Live
 from tests.keys.keyholders import API, KEYS, USAGE, ask, key_of, service_key
+from tests.metering.test_cloud_events import BINARY, CLOUD, ONE, send, send_binary
 from tests.wallets.purses import fund, move_in
 from tests.world import CARL, OLIVIA
 
@@ -75,6 +76,31 @@ async def test_a_key_in_what_services_say_is_not_kept(live_db: Live) -> None:
     assert not canaries.in_text(told.text + named.text + bulk.text)
     [row] = await rows(live_db, "select endpoint, error_message from usage")
     assert tuple(row) == ("/bur_live_[hidden]", "bad key bur_live_[hidden]")
+    assert await kept(live_db) == []
+
+
+async def test_a_key_in_what_names_a_cloud_event_is_not_kept(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its source and id are kept as one; each is refused, in whatever form the event comes."""
+    caplog.set_level(logging.DEBUG, "bursar")
+    await move_in(live_db)
+    shop, carl, told = await service_key(live_db), await key_of(live_db), list[dict[str, Any]]()
+    for said in (carl.key, carl.key.upper(), f"/gateway?key={carl.key}", f"urn:{carl.key[:-12]}"):
+        for name in ("source", "id"):
+            sent = {**CLOUD, name: said}
+            told += await send(live_db, shop, sent, ONE)
+            told += (await send(live_db, shop, [CLOUD, sent]))[1:]
+            for encoded in (said, said.replace("_", "%5F"), f'"{said}"'):
+                headers = {**BINARY, f"ce-{name}": encoded}
+                told.append(await send_binary(live_db, shop, CLOUD["data"], headers))
+                assert [each["pointer"] for each in told[-1]["errors"]] == [f"/{name}"]
+    assert {(each["status"], each["code"]) for each in told} == {("refused", "invalid_input")}
+    assert all("This has an API key in it" in each["detail"] for each in told)
+    async with live_db.api(OLIVIA) as staff:
+        exported = await staff.get(f"{API}/admin/usage/export")
+        assert exported.status_code == 200
+    assert not canaries.in_text(caplog.text + str(told) + exported.text)
     assert await kept(live_db) == []
 
 

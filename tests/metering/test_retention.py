@@ -1,15 +1,20 @@
 """An event is known as long as it could be sent again; what was dropped is never taken again."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.core import queue
 from bursar.core.database import WORKER
 from bursar.core.database_errors import translate
+from bursar.core.jobs import Run
 from bursar.metering import tasks
 from bursar.metering.events import Event, ingest, look_up, marks, oldest_kept
 from tests import databases
@@ -20,6 +25,7 @@ from tests.listeners import count, until
 from tests.metering.test_ingest import counted, event, outcomes
 from tests.metering.test_verify import verify_at
 from tests.wallets.purses import move_in
+from tests.workers import LEASE
 from tests.world import CARL
 
 CALL: dict[str, Any] = {"endpoint": "/v1/things", "units": 1}
@@ -33,9 +39,21 @@ TOO_SOON = """
 
 
 async def turn_months(live: Live) -> None:
+    """As a worker does it, transaction by transaction."""
+    async with patient(live) as db:
+        await tasks.turn_months(db, {})
+    async with live.database.transaction(WORKER) as db:
+        [held] = await queue.take(db, {"metering.drop_months": 0}, limit=1, lease=LEASE)
+    await tasks.drop_months(Run(held, {}, lambda: patient(live)))
+    async with live.database.transaction(WORKER) as db:
+        await queue.finish(db, held)
+
+
+@asynccontextmanager
+async def patient(live: Live) -> AsyncIterator[AsyncSession]:
     async with live.database.transaction(WORKER) as db:
         await db.execute(text("set local lock_timeout = '1min'"))  # jobs are tried again instead
-        await tasks.turn_months(db, {})
+        yield db
 
 
 async def seen(live: Live, event_id: str, day: date) -> None:
@@ -247,6 +265,8 @@ async def test_a_month_that_is_dropped_meanwhile_counts_nothing(live_db: Live) -
     known = translate(refusal.value)
     assert known
     assert known.code == "conflict"  # who sends it again learns why
+    names = [row[0] for row in await rows(live_db, PARTITIONS)]
+    assert f"usage_{months_ago(5):%Y_%m}" not in names  # nor is it there again
     [month] = await rows(live_db, "select total_requests from monthly_usage")
     assert month["total_requests"] == 1
 

@@ -64,7 +64,9 @@ language sql immutable parallel safe
 return 'usage_' || replace(month, '-', '_');
 
 -- Makes the partition of a month, if nobody has. Attaching takes a weaker lock than making it in its
--- place would: who writes usage meanwhile goes on.
+-- place would: who writes usage meanwhile goes on. But nobody writes users or api_keys, to which
+-- usage refers, until the transaction ends: whoever calls this does nothing long after it. And no
+-- request or job has a lock on usage in hand then: who holds the one below may be waiting for usage.
 create or replace function make_usage_partition(month text) returns void
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp
 set timezone = 'UTC' as $$
@@ -87,8 +89,8 @@ begin
 end $$;
 
 -- Drops the months that lie before `oldest`, and says how many that were. The ids of their events go
--- at the same time, so nothing of these months is ever accepted again, however long staff then keep
--- usage: their sums have it already.
+-- after that (tasks.py), so nothing of these months is ever accepted again, however long staff then
+-- keep usage: their sums have it already.
 create or replace function drop_usage_partitions(oldest text) returns integer
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare

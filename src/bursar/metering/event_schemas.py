@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from bursar.core import api_keys
 from bursar.core.batch import LONGEST, Misfit, item_of, name_of, or_misfit
 from bursar.core.errors import BursarError
 from bursar.core.wire import Batch, Time, Wire
@@ -78,7 +79,12 @@ class CloudEvent(Wire):
     """One call as CloudEvents 1.0 has it, in JSON: `source` and `id` together are its id."""
 
     specversion: Literal["1.0"]
-    source: Annotated[str, Field(min_length=1, max_length=LONGEST_ID), AfterValidator(reference)]
+    source: Annotated[
+        str,
+        Field(min_length=1, max_length=LONGEST_ID),
+        AfterValidator(reference),
+        AfterValidator(api_keys.refuse),
+    ]
     id: EventId
     type: Annotated[str, Field(min_length=1)]
     time: Annotated[Time, BeforeValidator(rfc_3339)] | None = None

@@ -15,12 +15,13 @@ declare
   outcomes text[];
 begin
   perform lock_meters(people);
+  -- Before usage is locked: while a partition is being made, this waits behind whoever makes it.
+  perform make_usage_partition(month) from unnest(months) as month;
   lock table only usage in row exclusive mode;  -- as the insert does; no month is dropped meanwhile
   if exists (select from usage_kept where since > any (months)) then
     raise exception 'a month was dropped since the events were looked at'
-      using errcode = 'serialization_failure';
+      using errcode = 'serialization_failure';  -- and a partition that was made for it never was
   end if;
-  perform make_usage_partition(month) from unnest(months) as month;
   with incoming as materialized (
     select * from json_to_recordset(events) as reported (
       n integer, user_id uuid, api_key_id uuid, line_id uuid, event text, content text, event_id text,

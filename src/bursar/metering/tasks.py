@@ -11,7 +11,9 @@ from sqlalchemy.orm import aliased
 from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.core import events, jobs
+from bursar.core.database import Role
 from bursar.core.events import Published
+from bursar.core.jobs import Run
 from bursar.core.mail_settings import is_address
 from bursar.metering import service
 from bursar.metering.events import oldest_kept
@@ -30,13 +32,24 @@ MOST_MAILS = 500  # of one turn; the rest is the next minute's
 
 @jobs.cron("10 0 * * *", "metering.turn_months")
 async def turn_months(db: AsyncSession, _: dict[str, Any]) -> None:
-    """Makes the partitions of the months ahead, and drops usage that was kept long enough."""
-    await db.execute(AHEAD)
-    months = await system.value(db, USAGE_RETENTION_MONTHS)
-    oldest = oldest_kept(datetime.now(UTC), months)
-    await db.execute(delete(UsageEventId).where(UsageEventId.seen_on < oldest.date()))
-    await db.execute(delete(UsageHour).where(UsageHour.hour < oldest))
-    await db.execute(DROP, {"oldest": f"{oldest:%Y-%m}"})  # last: it keeps all others out
+    """Makes the partitions of the months ahead, and has usage dropped that was kept long enough."""
+    await jobs.enqueue(db, drop_months, unique_key="one at a time")
+    await db.execute(AHEAD)  # last: until the end nobody can change a customer or a key
+
+
+@jobs.steps("metering.drop_months", added_by={Role.WORKER}, at_once=1)
+async def drop_months(run: Run) -> None:
+    """Drops usage that was kept long enough, and forgets its ids and hours after that."""
+    async with run.transaction() as db:
+        months = await system.value(db, USAGE_RETENTION_MONTHS)
+        oldest = oldest_kept(datetime.now(UTC), months)
+        await db.execute(DROP, {"oldest": f"{oldest:%Y-%m}"})
+    # Not before it is refused what these would be needed for, wherever this is interrupted. They
+    # may be millions: nobody waits for these transactions.
+    async with run.transaction() as db:
+        await db.execute(delete(UsageEventId).where(UsageEventId.seen_on < oldest.date()))
+    async with run.transaction() as db:
+        await db.execute(delete(UsageHour).where(UsageHour.hour < oldest))
 
 
 @jobs.cron("* * * * *", "metering.mail_warnings")
