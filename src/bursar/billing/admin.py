@@ -218,8 +218,9 @@ async def cancel_invoice(
 async def reopen_invoice(
     db: Db, response: Response, invoice_id: UUID, body: Reopening, if_match: IfMatch = None
 ) -> InvoiceWithLinesForStaff:
-    """It is to be paid again, after the money that had paid it was given back. Where that was taken
-    from us, it is open again by itself. Again, it changes nothing."""
+    """It is to be paid again, after all of the money that had paid it was given back. Where that
+    was taken from us, it is open again by itself; where it is not, `taken=true` lists it, and it
+    may be reopened while a part is here. Again, it changes nothing."""
     row = await reopening.reopen(db, invoice_id, reason=body.reason, if_match=if_match)
     return await of_invoice(db, response, row)
 

@@ -13,21 +13,14 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
 $$;
 revoke execute on function money_kept(uuid, uuid) from public;
 
--- What was meant to stay here of a payment: all but what we have given back, or are giving back. What
--- was taken from us was meant to stay, also if it came back since. Nothing, where nothing was taken.
-create or replace function money_meant_to_stay(its_payment uuid) returns numeric
+-- What was ever taken from us of a payment, also if it came back since: it only grows.
+create or replace function money_taken(its_payment uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
-  select trim_scale(captured - refunded - refund_pending + taken.amount)
-  from payments cross join lateral (
-    select
-      coalesce((select sum(counted) from disputes where payment_id = payments.id and status = 'lost'), 0)
-      + coalesce((select sum(amount) from refunds
-        where payment_id = payments.id and status in ('completed', 'returned') and refunds.taken), 0)
-      as amount
-  ) as taken
-  where payments.id = its_payment and taken.amount > 0
+  select coalesce((select sum(counted) from disputes where payment_id = its_payment and status = 'lost'), 0)
+    + coalesce((select sum(amount) from refunds
+      where payment_id = its_payment and status in ('completed', 'returned') and taken), 0)
 $$;
-revoke execute on function money_meant_to_stay(uuid) from public;
+revoke execute on function money_taken(uuid) from public;
 
 create or replace function invoice_money_kept(its_id uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
@@ -38,18 +31,27 @@ revoke execute on function invoice_money_kept(uuid) from public;
 grant execute on function invoice_money_kept(uuid) to app_user, staff_user, worker_user;
 
 -- Invoices: numbered without a gap in each year, and settled once: by the whole of their total, or by
--- being given up. Only where the money that has paid one is gone it is open again, or given up: then
--- it says nothing of that money any more, and the payment does. What we had given back of money that
--- was then taken is forgiven: nobody asks for it again.
+-- being given up. Where less than that stays of the money that has paid one, and something of it was
+-- taken since it was last found to be enough (`taken_before`), or nothing is left, it may be open
+-- again, or in the latter case given up: then it says nothing of that money any more, and the payment
+-- does. What we had given back of money that was then taken is forgiven: nobody asks for it again.
+-- `taken_known` is what of that need not be looked at any more: it opens an invoice only once.
 create or replace trigger number_in_series before insert on invoices
   for each row execute function number_in_series();
 
 create or replace function advance_invoice() returns trigger
 language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
 declare
+  its_payment constant uuid := coalesce(old.payment_id, new.payment_id);
+  looks constant boolean := new.taken_known <> old.taken_known;
   kept numeric;
+  pending numeric;
+  stays numeric;
+  gone numeric;
 begin
   new.forgiven := old.forgiven;
+  new.taken_before := old.taken_before;
+  new.taken_known := old.taken_known;
   if (old.id, old.year, old.number, old.month, old.currency, old.total, old.issued_at)
     is distinct from
     (new.id, new.year, new.number, new.month, new.currency, new.total, new.issued_at)
@@ -64,32 +66,48 @@ begin
     raise exception 'an invoice is settled once, and never changed'
       using errcode = 'integrity_constraint_violation';
   end if;
+  if old.status = 'paid' or new.status = 'paid' then  -- in one statement: all of one moment
+    select money_kept(coalesce(old.operation_id, new.operation_id), its_payment),
+      (select refund_pending from payments where id = its_payment), money_taken(its_payment)
+    into kept, pending, gone;
+    stays := kept - coalesce(pending, 0);
+  end if;
   if old.status = 'paid' and new.status <> 'paid' then
-    kept := money_kept(old.operation_id, old.payment_id);
-    if kept >= old.total - old.forgiven or kept > 0 and new.status = 'void' then
+    if new.status = 'open' and (stays >= old.total - old.forgiven or kept > 0 and gone <= old.taken_before)
+      or kept > 0 and new.status = 'void'
+    then
       raise exception 'an invoice is settled once, unless the money for it is gone'
         using errcode = 'integrity_constraint_violation';
     end if;
     new.paid_at := null;
     new.operation_id := null;
     new.payment_id := null;
+    new.taken_before := 0;
+    new.taken_known := 0;
     if new.status = 'open' then
       new.reopened_at := now();
       new.overdue_mailed_at := null;
-      new.forgiven := old.total
-        - least(old.total - old.forgiven, money_meant_to_stay(old.payment_id));
+      if gone > old.taken_before then  -- that was meant to stay, and what stays
+        new.forgiven := old.total - least(old.total - old.forgiven, stays + gone - old.taken_before);
+      end if;
     end if;
-  elsif old.status = 'open' and new.status = 'paid'
-    and (money_kept(new.operation_id, new.payment_id) < new.total - new.forgiven
+  elsif old.status = 'paid' and looks and stays >= old.total - old.forgiven then
+    new.taken_before := gone;  -- it is as if it had been paid now
+    new.taken_known := gone;
+  elsif old.status = 'open' and new.status = 'paid' then
+    if kept < new.total - new.forgiven
       or new.payment_id is not null and not exists (
         select from payments where id = new.payment_id and invoice_id = new.id)
       or new.operation_id is not null and not exists (
         select from transfers join accounts on accounts.id = debit_id
         where transfers.id = new.operation_id and owner_id = new.user_id
-          and transfers.asset = new.currency))
-  then
-    raise exception 'an invoice is paid by the whole of what is to be paid, for it'
-      using errcode = 'integrity_constraint_violation';
+          and transfers.asset = new.currency)
+    then
+      raise exception 'an invoice is paid by the whole of what is to be paid, for it'
+        using errcode = 'integrity_constraint_violation';
+    end if;
+    new.taken_before := gone;
+    new.taken_known := gone;
   end if;
   return new;
 end $$;
@@ -151,7 +169,7 @@ call let_owner_and_staff_read('invoices');
 create policy working on invoices to worker_user using (true) with check (true);
 grant insert (user_id, month, currency, total, due_at),
   update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,
-    reopen_reason) on invoices to worker_user;
+    reopen_reason, taken_known) on invoices to worker_user;
 grant update (status, void_reason, reopen_reason, due_at, next_try_at) on invoices to staff_user;
 create policy staff_change on invoices for update to staff_user
   using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)

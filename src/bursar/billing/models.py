@@ -143,6 +143,8 @@ class Invoice(Base):
     currency: Mapped[str] = mapped_column(ForeignKey("assets.code"))
     total: Mapped[Decimal] = mapped_column(Numeric)
     forgiven: Mapped[Decimal] = mapped_column(Numeric, server_default=NOTHING)
+    taken_before: Mapped[Decimal] = mapped_column(Numeric, server_default=NOTHING)
+    taken_known: Mapped[Decimal] = mapped_column(Numeric, server_default=NOTHING)
     status: Mapped[str] = mapped_column(server_default=InvoiceStatus.OPEN)
     issued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     due_at: Mapped[datetime]

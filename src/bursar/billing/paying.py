@@ -189,7 +189,8 @@ async def to_give_back(db: AsyncSession, invoice_id: UUID) -> list[UUID]:
 
 
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
-    """What an invoice does not need goes back, once: what is on its way back is not counted again.
+    """What an invoice does not need goes back, once: what is on its way back is not counted again,
+    and a provider that has refused is not asked again, but the wallet has it.
     The invoice is locked, before the payment: it may be open again, and need it."""
     payment = await payments.payment(db, payment_id)
     if payment.invoice_id is None:
@@ -201,4 +202,4 @@ async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
         return None
     is_its = invoice.payment_id == payment.id
     why = "It is more than the invoice asks for" if is_its else "The invoice was settled already"
-    return await refunds.give_back(db, payment.id, much, reason=why)
+    return await refunds.give_back(db, payment.id, much, reason=why, ask_again=False)

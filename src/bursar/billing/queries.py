@@ -28,7 +28,7 @@ from bursar.core.paging import Order, Page, PageQuery
 from bursar.metering.models import MonthlyUsage, UsageStop
 from bursar.payments import currencies
 from bursar.payments.models import Payment
-from bursar.payments.queries import WITH_MONEY_TAKEN
+from bursar.payments.queries import money_taken
 from bursar.wallets.models import Asset
 
 MOST_PAYMENTS = 100  # of one invoice
@@ -39,11 +39,11 @@ METERS = Order(
 PLANS = Order({"created_at": PricePlan.created_at}, key=PricePlan.id, default="-created_at")
 INVOICES = Order({"issued_at": Invoice.issued_at}, key=Invoice.id, default="-issued_at")
 WITH_KEPT = with_expression(Invoice.kept, func.invoice_money_kept(Invoice.id))
-# Paid, though money was taken from us and less than the whole is left: that opens an invoice by
-# itself, but did not before.
+# Paid, though money was taken from us since and less than the whole is left: that opens an invoice
+# by itself, but did not before.
 IS_TAKEN = and_(
     Invoice.status == InvoiceStatus.PAID,
-    Invoice.payment_id.in_(WITH_MONEY_TAKEN),
+    money_taken(Invoice.payment_id) > Invoice.taken_before,
     func.invoice_money_kept(Invoice.id) < Invoice.total - Invoice.forgiven,
 )
 CHARGES = Order({"created_at": UsageCharge.created_at}, key=UsageCharge.id, default="-created_at")

@@ -1,6 +1,7 @@
 """An invoice whose money is gone is open again: paid anew, or at last overdue, as any other one."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,15 +14,14 @@ from bursar.billing.service import InvoiceReopened, closed, still_paid
 from bursar.core import etag, events
 from bursar.payments import queries as payments
 from bursar.payments.providers.registry import providers
-from bursar.payments.queries import Taken
 from bursar.system import queries as system
 
 
 async def reopen(
     db: AsyncSession, invoice_id: UUID, *, reason: str, if_match: str | None = None
 ) -> Invoice:
-    """By staff, after they have given its money back; or where a part was taken from us, and nobody
-    had heard of that. Again, it changes nothing."""
+    """By staff, after they have given all of its money back; or where a part of it was taken since
+    it was paid, and that has not opened it. Again, it changes nothing."""
     row = await queries.invoice(db, invoice_id, lock=True)
     etag.check(if_match, row.version)
     if row.status == InvoiceStatus.OPEN:
@@ -38,19 +38,34 @@ async def reopen(
 
 
 async def reopen_if_taken(db: AsyncSession, invoice: Invoice) -> bool:
-    """Where its payment was taken from us and less than the whole is left. What staff have given
-    back leaves it paid, until they say otherwise."""
-    how = await was_taken(db, invoice)
-    if how is not None:
-        await open_again(db, invoice, f"Its payment was {how}.")
-    return how is not None
+    """Where more was taken of its payment than was known, and less than the whole stays. What staff
+    have given back leaves it paid, until they say otherwise, also where something was taken before.
+    Whatever was told, when and how often: what counts is how much was taken by now."""
+    if invoice.payment_id is None:
+        return False
+    much, how = await payments.taken(db, invoice.payment_id)
+    if much <= invoice.taken_known:
+        return False
+    if await stays(db, invoice.payment_id) >= invoice.to_pay:
+        invoice.taken_known = much  # a trigger looks whether that is so
+        await db.flush()
+        return False
+    await open_again(db, invoice, f"Its payment was {how}.")
+    return True
 
 
-async def was_taken(db: AsyncSession, invoice: Invoice) -> Taken | None:
-    """How, where its payment was taken from us and less than the whole is left."""
-    if invoice.payment_id is None or invoice.kept is None or invoice.kept >= invoice.to_pay:
-        return None
-    return await payments.taken(db, invoice.payment_id)
+async def was_taken(db: AsyncSession, invoice: Invoice) -> bool:
+    """Whether something was taken of its payment since it was enough, and it is so no more."""
+    if invoice.payment_id is None:
+        return False
+    much, _ = await payments.taken(db, invoice.payment_id)
+    return much > invoice.taken_before and await stays(db, invoice.payment_id) < invoice.to_pay
+
+
+async def stays(db: AsyncSession, payment_id: UUID) -> Decimal:
+    """What is here of a payment, and not on its way back."""
+    row = await payments.payment(db, payment_id)
+    return row.captured - row.refunded - row.refund_pending
 
 
 async def open_again(db: AsyncSession, invoice: Invoice, reason: str) -> None:

@@ -123,17 +123,24 @@ async def collect_one(run: Run, desk: Desk, invoice_id: UUID) -> None:
 
 
 @events.on(
-    "payments.completed", "payments.refunded", "payments.disputed", subscriber="billing.mark_paid"
+    "payments.completed",
+    "payments.refunded",
+    "payments.refund_failed",
+    "payments.disputed",
+    subscriber="billing.mark_paid",
 )
 async def mark_paid(db: AsyncSession, event: Published) -> None:
     """An invoice is paid by the payment for it, and open again where that is taken from us; what it
-    does not need goes back, once nobody contests it."""
-    await begin_giving_back(db, await paying.heed(db, UUID(event.payload["payment_id"])))
+    does not need goes back, once nobody contests it, and is not with a provider that refuses."""
+    not_needed = await paying.heed(db, UUID(event.payload["payment_id"]))
+    await begin_giving_back(db, not_needed, str(event.id))
 
 
-async def begin_giving_back(db: AsyncSession, not_needed: list[UUID]) -> None:
+async def begin_giving_back(db: AsyncSession, not_needed: list[UUID], told_by: str = "") -> None:
+    """Each event has a job of its own: one that runs already may have looked before it."""
     for each in not_needed:
-        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=str(each))
+        key = f"{each}:{told_by}"
+        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=key)
 
 
 @events.on("payments.failed", subscriber="billing.try_later")

@@ -38,6 +38,20 @@ class PaymentRefunded(
     subject_id: UUID | None
 
 
+class PaymentRefundFailed(
+    events.Event, name="payments.refund_failed", published_by={Role.WORKER}, public=True
+):
+    """The provider could not give money of a payment back (`failed`), or has sent back what it had
+    given (`returned`: it is in the customer's wallet)."""
+
+    payment_id: UUID
+    user_id: UUID | None
+    purpose: str
+    subject_id: UUID | None
+    refund_id: UUID
+    refund_status: str
+
+
 class PaymentDisputed(
     events.Event, name="payments.disputed", published_by={Role.WORKER}, public=True
 ):

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.core import events
 from bursar.payments import posting
 from bursar.payments.applied import DIFFERS, DONE, KNOWN, NOT_HERE, Applied
-from bursar.payments.happenings import PaymentRefunded, about
+from bursar.payments.happenings import PaymentRefunded, PaymentRefundFailed, about
 from bursar.payments.models import (
+    Destination,
     Dispute,
     DisputeStatus,
     Payment,
@@ -49,11 +50,24 @@ async def done_before_it_failed(
     cannot be done, and staff look at that."""
     if refund.provider_refund_id != fact.object_id:
         return Applied(DIFFERS, reason="a refund that had failed is said to be done")
+    if await given_instead(db, refund) >= refund.amount:
+        return Applied(KNOWN, reason="it has been given into the wallet since it failed")
     if refund.amount > payment.refundable:
         return await no_room(db, payment, refund.amount)
     await posting.hand_over(db, payment, refund)
     await end(db, payment, refund, RefundStatus.RETURNED, fact)
     return Applied(DONE)
+
+
+async def given_instead(db: AsyncSession, refund: Refund) -> Decimal:
+    """What has gone into the wallet since this refund failed."""
+    query = select(func.coalesce(func.sum(Refund.amount), 0)).where(
+        Refund.payment_id == refund.payment_id,
+        Refund.destination == Destination.WALLET,
+        Refund.status == RefundStatus.COMPLETED,
+        Refund.settled_at >= refund.settled_at,
+    )
+    return (await db.scalars(query)).one()
 
 
 async def find(db: AsyncSession, payment: Payment, fact: Fact) -> Refund | None:
@@ -190,3 +204,6 @@ async def end(
     await db.refresh(payment)
     if status == RefundStatus.COMPLETED:
         await events.publish(db, PaymentRefunded.model_validate(about(payment)))
+    else:
+        facts = {**about(payment), "refund_id": refund.id, "refund_status": status}
+        await events.publish(db, PaymentRefundFailed.model_validate(facts))

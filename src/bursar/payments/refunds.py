@@ -5,6 +5,7 @@ is set aside in the ledger: of two that race for the same money one is refused, 
 way back cannot be spent meanwhile. Then the provider is asked (payments/asking.py).
 """
 
+import logging
 from decimal import Decimal
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from bursar.payments import currencies, posting, queries
 from bursar.payments.happenings import PaymentRefunded, about
 from bursar.payments.models import (
     Destination,
+    Dispute,
+    DisputeStatus,
     Payment,
     ProviderState,
     Refund,
@@ -26,6 +29,8 @@ from bursar.payments.models import (
 )
 from bursar.payments.providers.registry import MANUAL
 from bursar.payments.purposes import TOP_UP
+
+log = logging.getLogger(__name__)
 
 
 class NotCaptured(BursarError, status=409, code="payments.not_captured"):
@@ -142,17 +147,41 @@ async def give_back(
     *,
     reason: str,
     key: str | None = None,
+    ask_again: bool = True,
 ) -> Refund | None:
     """For a job, which gives back all that is left, or so much, the way it came. What came as cash
-    or by check goes into the wallet, for a job has no hands to pay it out. Nothing goes back while
-    it is contested, and where nobody is left to give it to."""
+    or by check goes into the wallet, for a job has no hands to pay it out; and so does what the
+    provider has refused, where it is not to be asked again. Nothing goes back while it is
+    contested, and where nobody is left to give it to."""
     payment = await queries.payment(db, payment_id, lock=True)
     wanted = payment.refundable if amount is None else amount
-    by_hand = payment.provider == MANUAL
-    if wanted <= 0 or payment.disputed or (by_hand and payment.user_id is None):
+    if wanted <= 0 or payment.disputed:
         return None
-    destination = Destination.WALLET if by_hand else Destination.PROVIDER
+    to_wallet = payment.provider == MANUAL or (not ask_again and await was_refused(db, payment))
+    if to_wallet and payment.user_id is None:
+        much = f"{wanted} {payment.currency}"
+        log.warning("%s of the payment %s is nobody's: for staff to refund", much, payment.id)
+        return None
+    destination = Destination.WALLET if to_wallet else Destination.PROVIDER
     asked, _ = await request(
         db, payment.id, wanted, destination=destination, reason=reason, key=key
     )
     return asked
+
+
+async def was_refused(db: AsyncSession, payment: Payment) -> bool:
+    """Whether its provider could not give some of it back, or the customer's bank sent it back. Not
+    if a dispute was won since: no provider gives back what is contested."""
+    won = select(Dispute.id).where(
+        Dispute.payment_id == payment.id,
+        Dispute.status == DisputeStatus.WON,
+        Dispute.closed_at > Refund.settled_at,
+    )
+    query = select(Refund.id).where(
+        Refund.payment_id == payment.id,
+        Refund.destination == Destination.PROVIDER,
+        Refund.status.in_((RefundStatus.FAILED, RefundStatus.RETURNED)),
+        ~Refund.taken,
+        ~won.exists(),
+    )
+    return await db.scalar(query.limit(1)) is not None
