@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from bursar.payments.providers import What
-from tests.accounts.people import rows
+from tests.accounts.people import rows, run_jobs
 from tests.billing.meterman import collect, hear
 from tests.billing.payers import TOTAL, bounce, paid, payment_for
 from tests.billing.test_invoices import invoice
@@ -39,9 +39,16 @@ async def refuses(live: Live, payment: UUID) -> None:
     """Told twice, and heard at each time and once more."""
     for _ in range(2):
         await says(live, payment, What.REFUND_FAILED)
-        await hear(live)
+        await hear_again(live)
+    await an_hour_later(live)
     await hear_again(live)
     await collect(live)
+
+
+async def an_hour_later(live: Live) -> None:
+    await rows(live, "update refunds set settled_at = settled_at - interval '61 minutes'")
+    await rows(live, "update pgqueuer set execute_after = execute_after - interval '61 minutes'")
+    await run_jobs(live)
 
 
 async def second_of(live: Live, its_id: str) -> UUID:
@@ -71,6 +78,32 @@ async def test_so_does_a_second_payment(live_db: Live) -> None:
     assert (await state(live_db, second))[0] == "refunded"
     assert (await invoice(live_db))["payment_id"] == str(first)
     assert (await company(live_db))["revenue"] == TOTAL
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("ends", [(), (What.DISPUTE_LOST,), (What.DISPUTE_WON,)])
+async def test_what_is_refused_for_being_contested_is_no_gift(
+    live_db: Live, is_first: bool, ends: tuple[What, ...]
+) -> None:
+    """All of it was on its way back, so that nothing of it counts as contested. Who wins it back at
+    the provider has it from there; where we win, the provider is asked again."""
+    its_id, _ = await paid(live_db)
+    second = await second_of(live_db, its_id)
+    its_name = "update refunds set provider_refund_id = 're_' || id where payment_id = $1"
+    await rows(live_db, its_name, second)  # Stripe has taken it on
+    told = [What.DISPUTE_OPENED, What.REFUND_FAILED]
+    for what in (*(told if is_first else reversed(told)), *ends):
+        if what == What.REFUND_FAILED:
+            assert await says(live_db, second, what) == "done"
+        else:
+            [applied] = await tell(live_db, fact(second, what, "dp_1", TOTAL))
+            assert applied.what == "done", applied
+        await hear(live_db)
+    await an_hour_later(live_db)
+    await hear_again(live_db)
+    assert await balance_of(live_db, CARL) == 0
+    asked = await rows(live_db, ASKED, second)
+    assert len(asked) == (2 if ends == (What.DISPUTE_WON,) else 1)
 
 
 async def test_what_was_done_before_it_was_refused_is_no_second_gift(live_db: Live) -> None:
@@ -131,6 +164,7 @@ async def test_where_the_customer_is_gone_it_waits_for_staff(
     caplog.set_level(logging.WARNING)
     await says(live_db, second, What.REFUND_FAILED)
     await hear(live_db)
+    await an_hour_later(live_db)
     assert f"1.72 USD of the payment {second} is nobody's" in caplog.text
     assert await asked_for(live_db, second)
     assert (await state(live_db, second))[2] == Decimal(0)

@@ -22,6 +22,7 @@ from bursar.metering.rules import USAGE_RETENTION_MONTHS
 from bursar.payments import asking
 from bursar.payments.asking import Desk
 from bursar.payments.providers.registry import providers
+from bursar.payments.refunds import TOLD_WITHIN
 from bursar.payments.tasks import go_on
 from bursar.system import queries as system
 
@@ -133,14 +134,20 @@ async def mark_paid(db: AsyncSession, event: Published) -> None:
     """An invoice is paid by the payment for it, and open again where that is taken from us; what it
     does not need goes back, once nobody contests it, and is not with a provider that refuses."""
     not_needed = await paying.heed(db, UUID(event.payload["payment_id"]))
-    await begin_giving_back(db, not_needed, str(event.id))
+    refused = event.name == "payments.refund_failed"
+    await begin_giving_back(
+        db, not_needed, str(event.id), after=TOLD_WITHIN if refused else timedelta()
+    )
 
 
-async def begin_giving_back(db: AsyncSession, not_needed: list[UUID], told_by: str = "") -> None:
+async def begin_giving_back(
+    db: AsyncSession, not_needed: list[UUID], told_by: str = "", after: timedelta = timedelta()
+) -> None:
     """Each event has a job of its own: one that runs already may have looked before it."""
+    then = datetime.now(UTC) + after if after else None
     for each in not_needed:
         key = f"{each}:{told_by}"
-        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=key)
+        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=key, run_at=then)
 
 
 @events.on("payments.failed", subscriber="billing.try_later")

@@ -275,7 +275,9 @@ async def take(db: AsyncSession, payment: Payment, *wants: Want) -> list[int]:
             there -= found[-1]
         pairs = zip(wants, found, strict=True)
         try:
-            await wallets.post_all(db, [asked(db, each.key, *each.legs(n)) for each, n in pairs])
+            requests = [asked(db, each.key, *each.legs(taken)) for each, taken in pairs]
+            async with db.begin_nested():  # of several, those before the refused one were posted
+                await wallets.post_all(db, requests)
             break
         except (*WALLET_SHORT, *WALLET_SHUT):
             if again == TRIES:
@@ -285,6 +287,8 @@ async def take(db: AsyncSession, payment: Payment, *wants: Want) -> list[int]:
 
 async def available(db: AsyncSession, payment: Payment) -> int:
     """What could be taken out of the customer's wallet now, of its own money."""
+    if payment.user_id is None:
+        return 0
     query = select(Account.posted - Account.held).where(
         Account.owner_id == payment.user_id,
         Account.asset == payment.currency,

@@ -1,7 +1,7 @@
 """What providers tell about refunds: done, failed, sent back, or made at their own page."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from sqlalchemy import func, select
@@ -21,8 +21,7 @@ from bursar.payments.models import (
     RefundStatus,
 )
 from bursar.payments.providers import Fact, What
-
-TOLD_WITHIN = timedelta(hours=1)  # a reversal and its dispute, by webhooks of their own
+from bursar.payments.refunds import TOLD_WITHIN
 
 
 async def apply(db: AsyncSession, payment: Payment, fact: Fact) -> Applied:

@@ -6,6 +6,7 @@ way back cannot be spent meanwhile. Then the provider is asked (payments/asking.
 """
 
 import logging
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -29,6 +30,8 @@ from bursar.payments.models import (
 )
 from bursar.payments.providers.registry import MANUAL
 from bursar.payments.purposes import TOP_UP
+
+TOLD_WITHIN = timedelta(hours=1)  # what belongs together, by webhooks of their own
 
 log = logging.getLogger(__name__)
 
@@ -151,13 +154,16 @@ async def give_back(
 ) -> Refund | None:
     """For a job, which gives back all that is left, or so much, the way it came. What came as cash
     or by check goes into the wallet, for a job has no hands to pay it out; and so does what the
-    provider has refused, where it is not to be asked again. Nothing goes back while it is
-    contested, and where nobody is left to give it to."""
+    provider has refused, where it is not to be asked again: once it is sure that it was not refused
+    for being contested. Nothing goes back while it is, and where nobody is left to give it to."""
     payment = await queries.payment(db, payment_id, lock=True)
     wanted = payment.refundable if amount is None else amount
     if wanted <= 0 or payment.disputed:
         return None
-    to_wallet = payment.provider == MANUAL or (not ask_again and await was_refused(db, payment))
+    is_refused = not ask_again and await was_refused(db, payment)
+    if is_refused and await is_contested(db, payment):
+        return None
+    to_wallet = payment.provider == MANUAL or is_refused
     if to_wallet and payment.user_id is None:
         much = f"{wanted} {payment.currency}"
         log.warning("%s of the payment %s is nobody's: for staff to refund", much, payment.id)
@@ -185,3 +191,19 @@ async def was_refused(db: AsyncSession, payment: Payment) -> bool:
         ~won.exists(),
     )
     return await db.scalar(query.limit(1)) is not None
+
+
+async def is_contested(db: AsyncSession, payment: Payment) -> bool:
+    """Or may be, for its provider may tell of that after it has refused. Also where nothing of it
+    could be counted, for all was on its way back; a provider takes that money all the same."""
+    contested = select(Dispute.id).where(
+        Dispute.payment_id == payment.id,
+        Dispute.status != DisputeStatus.WON,
+        Dispute.counted < Dispute.amount,
+    )
+    new = select(Refund.id).where(
+        Refund.payment_id == payment.id,
+        Refund.status == RefundStatus.FAILED,
+        Refund.settled_at > func.now() - TOLD_WITHIN,
+    )
+    return bool(await db.scalar(select(contested.exists() | new.exists())))
