@@ -11,7 +11,7 @@ from uuid import UUID
 
 from bursar.auth.actor import Actor
 from bursar.payments.providers import What
-from tests.accounts.people import mails, rows
+from tests.accounts.people import mails, rows, run_jobs
 from tests.billing.meterman import ADMIN, ask, hear
 from tests.billing.test_invoices import invoice, month_over
 from tests.conftest import Live
@@ -82,3 +82,9 @@ async def letters(live: Live, template: str) -> int:
 
 async def events_of(live: Live, name: str) -> int:
     return len(await rows(live, "select from events where name = $1", name))
+
+
+async def an_hour_later(live: Live) -> None:
+    await rows(live, "update refunds set settled_at = settled_at - interval '61 minutes'")
+    await rows(live, "update pgqueuer set execute_after = execute_after - interval '61 minutes'")
+    await run_jobs(live)

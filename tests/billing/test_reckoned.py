@@ -10,7 +10,7 @@ import pytest
 from bursar.payments.providers import What
 from tests.accounts.people import rows
 from tests.billing.meterman import collect, hear
-from tests.billing.payers import TOTAL, dispute, give_back, letters, paid, reopen
+from tests.billing.payers import TOTAL, an_hour_later, dispute, give_back, letters, paid, reopen
 from tests.billing.test_invoices import invoice
 from tests.billing.test_surplus import going_back, hear_again, page
 from tests.billing.test_taken import CARD, GIVEN, LOST, OWED, as_of_0030, overlooked, pay
@@ -111,6 +111,7 @@ async def test_a_loss_is_heard_while_a_surplus_is_on_its_way_back(
         assert found["status"] == "open"
     else:  # it is enough after all, and what is more goes into the wallet
         assert (found["status"], found["payment_id"]) == ("paid", str(old))
+        await an_hour_later(live_db)
         assert await balance_of(live_db, CARL) == before + GIVEN - HALF - LOST
         assert (await company(live_db))["revenue"] == OWED
 

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 
 from bursar.payments.providers import What
-from tests.accounts.people import rows, run_jobs
+from tests.accounts.people import rows
 from tests.billing.meterman import collect, hear
-from tests.billing.payers import TOTAL, bounce, paid, payment_for
+from tests.billing.payers import TOTAL, an_hour_later, bounce, paid, payment_for
 from tests.billing.test_invoices import invoice
 from tests.billing.test_surplus import by_an_old_page, hear_again
 from tests.billing.test_taken import CARD, GIVEN, OWED
@@ -43,12 +43,6 @@ async def refuses(live: Live, payment: UUID) -> None:
     await an_hour_later(live)
     await hear_again(live)
     await collect(live)
-
-
-async def an_hour_later(live: Live) -> None:
-    await rows(live, "update refunds set settled_at = settled_at - interval '61 minutes'")
-    await rows(live, "update pgqueuer set execute_after = execute_after - interval '61 minutes'")
-    await run_jobs(live)
 
 
 async def second_of(live: Live, its_id: str) -> UUID:

@@ -19,6 +19,7 @@ from tests.billing.meterman import ADMIN, ask, collect, hear
 from tests.billing.payers import (
     BECAUSE,
     TOTAL,
+    an_hour_later,
     bounce,
     dispute,
     dispute_ends,
@@ -138,6 +139,7 @@ async def test_a_refund_that_fails_was_given_all_the_same(live_db: Live) -> None
     await collect(live_db)
     found = await invoice(live_db)
     assert (found["status"], found["payment_id"], found["refunded"]) == ("paid", str(payment), 0)
+    await an_hour_later(live_db)
     assert await going_back(live_db, payment) == []
     assert await balance_of(live_db, CARL) == 5 + GIVEN - LOST
 

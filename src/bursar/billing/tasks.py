@@ -19,7 +19,7 @@ from bursar.core.events import Published
 from bursar.core.jobs import Run
 from bursar.core.queue import HoldLost
 from bursar.metering.rules import USAGE_RETENTION_MONTHS
-from bursar.payments import asking
+from bursar.payments import asking, refunds
 from bursar.payments.asking import Desk
 from bursar.payments.providers.registry import providers
 from bursar.payments.refunds import TOLD_WITHIN
@@ -134,20 +134,14 @@ async def mark_paid(db: AsyncSession, event: Published) -> None:
     """An invoice is paid by the payment for it, and open again where that is taken from us; what it
     does not need goes back, once nobody contests it, and is not with a provider that refuses."""
     not_needed = await paying.heed(db, UUID(event.payload["payment_id"]))
-    refused = event.name == "payments.refund_failed"
-    await begin_giving_back(
-        db, not_needed, str(event.id), after=TOLD_WITHIN if refused else timedelta()
-    )
+    await begin_giving_back(db, not_needed, str(event.id))
 
 
-async def begin_giving_back(
-    db: AsyncSession, not_needed: list[UUID], told_by: str = "", after: timedelta = timedelta()
-) -> None:
+async def begin_giving_back(db: AsyncSession, not_needed: list[UUID], told_by: str = "") -> None:
     """Each event has a job of its own: one that runs already may have looked before it."""
-    then = datetime.now(UTC) + after if after else None
     for each in not_needed:
         key = f"{each}:{told_by}"
-        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=key, run_at=then)
+        await jobs.enqueue(db, give_back, {"payment_id": str(each)}, unique_key=key)
 
 
 @events.on("payments.failed", subscriber="billing.try_later")
@@ -158,5 +152,10 @@ async def try_later(db: AsyncSession, event: Published) -> None:
 
 @jobs.job("billing.give_back", added_by={Role.WORKER})
 async def give_back(db: AsyncSession, payload: dict[str, Any]) -> None:
-    """Has given back what an invoice does not need of a payment."""
-    await go_on(db, await paying.give_back(db, UUID(payload["payment_id"])))
+    """Has given back what an invoice does not need of a payment. A provider that has refused just
+    now may tell a moment later that it is contested, and goes back from there."""
+    payment_id = UUID(payload["payment_id"])
+    if await refunds.was_refused_just_now(db, payment_id):
+        await jobs.enqueue(db, give_back, payload, run_at=datetime.now(UTC) + TOLD_WITHIN)
+        return
+    await go_on(db, await paying.give_back(db, payment_id))

@@ -10,7 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
@@ -154,13 +154,13 @@ async def give_back(
 ) -> Refund | None:
     """For a job, which gives back all that is left, or so much, the way it came. What came as cash
     or by check goes into the wallet, for a job has no hands to pay it out; and so does what the
-    provider has refused, where it is not to be asked again: once it is sure that it was not refused
-    for being contested. Nothing goes back while it is, and where nobody is left to give it to."""
+    provider has refused, where it is not to be asked again. Nothing goes back while it is
+    contested, and where nobody is left to give it to."""
     payment = await queries.payment(db, payment_id, lock=True)
     wanted = payment.refundable if amount is None else amount
     if wanted <= 0 or payment.disputed:
         return None
-    is_refused = not ask_again and await was_refused(db, payment)
+    is_refused = not ask_again and await was_refused(db, payment.id)
     if is_refused and await is_contested(db, payment):
         return None
     to_wallet = payment.provider == MANUAL or is_refused
@@ -175,35 +175,38 @@ async def give_back(
     return asked
 
 
-async def was_refused(db: AsyncSession, payment: Payment) -> bool:
-    """Whether its provider could not give some of it back, or the customer's bank sent it back. Not
-    if a dispute was won since: no provider gives back what is contested."""
+def refused(payment_id: UUID) -> Select[UUID]:
+    """What its provider could not give back, or the customer's bank sent back. Not if a dispute was
+    won since: no provider gives back what is contested."""
     won = select(Dispute.id).where(
-        Dispute.payment_id == payment.id,
+        Dispute.payment_id == payment_id,
         Dispute.status == DisputeStatus.WON,
         Dispute.closed_at > Refund.settled_at,
     )
-    query = select(Refund.id).where(
-        Refund.payment_id == payment.id,
+    return select(Refund.id).where(
+        Refund.payment_id == payment_id,
         Refund.destination == Destination.PROVIDER,
         Refund.status.in_((RefundStatus.FAILED, RefundStatus.RETURNED)),
         ~Refund.taken,
         ~won.exists(),
     )
-    return await db.scalar(query.limit(1)) is not None
+
+
+async def was_refused(db: AsyncSession, payment_id: UUID) -> bool:
+    return await db.scalar(refused(payment_id).limit(1)) is not None
+
+
+async def was_refused_just_now(db: AsyncSession, payment_id: UUID) -> bool:
+    new = refused(payment_id).where(Refund.settled_at > func.now() - TOLD_WITHIN)
+    return await db.scalar(new.limit(1)) is not None
 
 
 async def is_contested(db: AsyncSession, payment: Payment) -> bool:
-    """Or may be, for its provider may tell of that after it has refused. Also where nothing of it
-    could be counted, for all was on its way back; a provider takes that money all the same."""
-    contested = select(Dispute.id).where(
+    """Also where nothing of it could be counted, for all was on its way back: its provider takes
+    that money all the same, or has taken it."""
+    query = select(Dispute.id).where(
         Dispute.payment_id == payment.id,
         Dispute.status != DisputeStatus.WON,
         Dispute.counted < Dispute.amount,
     )
-    new = select(Refund.id).where(
-        Refund.payment_id == payment.id,
-        Refund.status == RefundStatus.FAILED,
-        Refund.settled_at > func.now() - TOLD_WITHIN,
-    )
-    return bool(await db.scalar(select(contested.exists() | new.exists())))
+    return await db.scalar(query.limit(1)) is not None
