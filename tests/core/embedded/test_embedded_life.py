@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.programs import command_line
 
 from bursar.core.embedded import program
 
@@ -51,7 +52,7 @@ def connect(run):
 
 def test_hung_server_is_stopped_at_once_when_asked_twice(home, eventually):
     run = home.serve()
-    checkpointer = next(p for p in home.processes if "checkpointer" in " ".join(p.cmdline()))
+    checkpointer = next(p for p in home.processes if "checkpointer" in " ".join(command_line(p)))
     checkpointer.suspend()
     run.send(signal.SIGTERM)
     time.sleep(0.2)
@@ -182,7 +183,7 @@ def test_killed_backend_does_no_harm(home, eventually, psql):
     )
 
     def backend():
-        return [p for p in home.processes if "SELECT" in " ".join(p.cmdline())]
+        return [p for p in home.processes if "SELECT" in " ".join(command_line(p))]
 
     eventually(backend, "the client's backend")[0].kill()
     client.communicate(timeout=10)
@@ -196,7 +197,7 @@ def test_killed_backend_does_no_harm(home, eventually, psql):
 
 def test_lingering_child_of_a_killed_server_is_waited_for(home, eventually):
     run = home.serve()
-    writer = next(p for p in home.processes if "background writer" in " ".join(p.cmdline()))
+    writer = next(p for p in home.processes if "background writer" in " ".join(command_line(p)))
     writer.suspend()
     os.kill(home.postmaster, signal.SIGKILL)
     eventually(lambda: "waiting for processes of an earlier server" in run.said, "the wait")
