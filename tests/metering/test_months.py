@@ -15,7 +15,14 @@ from tests.conftest import Live
 from tests.keys.keyholders import assert_sums_hold, key_of, service_key, verify
 from tests.listeners import count, until
 from tests.metering.test_ingest import counted, event, outcomes
-from tests.metering.test_retention import PARTITIONS, months_ago, seen, turn_months, waiting
+from tests.metering.test_retention import (
+    PARTITIONS,
+    months_ago,
+    of_two_months,
+    seen,
+    turn_months,
+    waiting,
+)
 from tests.wallets.purses import move_in
 from tests.workers import worker_process
 from tests.world import CARL
@@ -87,11 +94,7 @@ STEPS = {  # and what makes it wait for us
 @pytest.mark.parametrize("number", range(3))
 async def test_killed_in_any_step_usage_is_right(live_db: Live, number: int) -> None:
     """Counted once, whether its id is still known or its month is refused; then it goes on."""
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    old, kept = (event(n, timestamp=months_ago(n).isoformat()) for n in (5, 3))
-    assert await outcomes(live_db, shop, old, kept) == ["counted"] * 2
-    await seen(live_db, "e-5", months_ago(5).date())
+    shop, old, kept = await of_two_months(live_db)
     sums = await rows(live_db, "select month, total_requests from monthly_usage")
     owner = await asyncpg.connect(databases.raw(live_db.url))
     await change(live_db, "usage_retention_months", 3)

@@ -20,7 +20,7 @@ from bursar.metering.events import Event, ingest, look_up, marks, oldest_kept
 from tests import databases
 from tests.accounts.people import change, rows
 from tests.conftest import Live
-from tests.keys.keyholders import assert_sums_hold, key_of, service_key, verify
+from tests.keys.keyholders import Held, assert_sums_hold, key_of, service_key, verify
 from tests.listeners import count, until
 from tests.metering.test_ingest import counted, event, outcomes
 from tests.metering.test_verify import verify_at
@@ -201,13 +201,19 @@ async def test_while_ids_are_deleted_nobody_is_kept_out(live_db: Live) -> None:
     assert await counted(live_db) == 2
 
 
+async def of_two_months(live: Live) -> tuple[Held, dict[str, Any], dict[str, Any]]:
+    """A service, and what it has reported: of five months ago, and of three."""
+    await move_in(live)
+    shop = await service_key(live)
+    old, kept = (event(n, timestamp=months_ago(n).isoformat()) for n in (5, 3))
+    assert await outcomes(live, shop, old, kept) == ["counted"] * 2
+    await seen(live, "e-5", months_ago(5).date())
+    return shop, old, kept
+
+
 async def test_what_was_dropped_stays_dropped(live_db: Live) -> None:
     """The ids of dropped months are gone, their sums are not: they would count twice."""
-    await move_in(live_db)
-    shop = await service_key(live_db)
-    old, kept = (event(n, timestamp=months_ago(n).isoformat()) for n in (5, 3))
-    assert await outcomes(live_db, shop, old, kept) == ["counted"] * 2
-    await seen(live_db, "e-5", months_ago(5).date())
+    shop, old, kept = await of_two_months(live_db)
     sums = await rows(live_db, "select month, total_requests from monthly_usage")
     for months in (3, 13, 24):
         await change(live_db, "usage_retention_months", months)
