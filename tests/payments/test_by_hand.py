@@ -141,3 +141,20 @@ async def test_what_was_given_back_of_a_check_that_bounces_is_fetched_back(
     told = {"clearing": 5 - 10, "revenue": spent, "adjustments": -short}
     assert await company(live_db) == {name: much for name, much in told.items() if much}
     assert await compare(live_db, Books()) == 0
+
+
+async def test_a_check_of_somebody_who_is_gone_bounces_at_the_companys_loss(live_db: Live) -> None:
+    await move_in(live_db)
+    await fund(live_db, CARL, 10)
+    await charge(live_db, CARL, 10)  # the company's own accounts are no wallet to take from
+    async with live_db.api(OLIVIA) as api:
+        body = {"payment_method": "check", "amount": 20, "user_id": str(CARL.id)}
+        check = (await api.post(PAYMENTS, json=body)).json()["id"]
+        await api.post(f"{ADMIN}/{check}/confirmation")
+        await api.post(f"{PAYMENTS}/{check}/refunds", json={"amount": 5})
+        await rows(live_db, "update payments set user_id = null")
+        gone = await api.post(f"{ADMIN}/{check}/bounce", json={"reason": "No funds"})
+    assert (gone.status_code, gone.json()["status"]) == (200, "refunded")
+    told = {"clearing": 5 - 10, "revenue": 10, "adjustments": -20}
+    assert await company(live_db) == told
+    assert await balance_of(live_db, CARL) == 15
