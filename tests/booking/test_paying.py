@@ -32,7 +32,7 @@ from tests.booking.desk import (
 )
 from tests.booking.test_jobs import late
 from tests.conftest import Live
-from tests.payments.tills import captured, fact, intend, row_of
+from tests.payments.tills import captured, fact, row_of
 from tests.payments.tills import tell as tell_fact
 from tests.wallets.purses import balance_of
 from tests.world import ADAM, CARL, DORA
@@ -268,29 +268,6 @@ async def contested(live: Live, payment_id: UUID, what: What) -> None:
     about = {"amount": payment["amount"], "provider": payment["provider"]}
     await tell_fact(live, fact(payment_id, what, f"dp_{payment_id}", **about))
     await tell(live, MARK)
-
-
-async def test_a_second_payment_that_was_contested_goes_back_once_that_is_won(
-    live_db: Live,
-) -> None:
-    """It was asked back before, and its provider has refused that: it was contested."""
-    _, cut = await opened(live_db)
-    booked = await book(live_db, CARL, cut, at(2))
-    await pay(live_db, CARL, appointment_id=booked["id"])
-    by_card = {"purpose": "appointment", "appointment_id": UUID(booked["id"])}
-    second = await intend(live_db, CARL, 20, **by_card)
-    await comes(live_db, second)
-    await run_jobs(live_db)
-    [asked] = await rows(live_db, "select id from refunds where status = 'pending'")
-    gone = {"refund_id": str(asked["id"]), "reason": "contested"}
-    await tell_fact(live_db, fact(second, What.REFUND_FAILED, str(asked["id"]), **gone))
-    await contested(live_db, second, What.DISPUTE_OPENED)
-    await settle_all(live_db)
-    waiting = "select amount from refunds where status = 'pending'"
-    assert await rows(live_db, waiting) == []
-    await contested(live_db, second, What.DISPUTE_WON)
-    await settle_all(live_db)
-    assert [row["amount"] for row in await rows(live_db, waiting)] == [20]
 
 
 async def test_what_is_contested_just_before_it_would_go_back_waits(live_db: Live) -> None:

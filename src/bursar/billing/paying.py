@@ -202,4 +202,4 @@ async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
         return None
     is_its = invoice.payment_id == payment.id
     why = "It is more than the invoice asks for" if is_its else "The invoice was settled already"
-    return await refunds.give_back(db, payment.id, much, reason=why, ask_again=False)
+    return await refunds.give_back(db, payment.id, much, reason=why)

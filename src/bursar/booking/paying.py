@@ -1,11 +1,12 @@
 """What bookings cost, and what a payment does to them: once, however often it is told.
 
-What is to go back stands in the booking (`refund_percent`); a job asks for it, each refund in a
-transaction of its own and under a key of its booking, so that it is asked for once. A payment that
-no booking needs (paid twice, or for a place that is gone) goes back whole.
+What is to go back stands in the booking (`refund_percent`); a job asks for it, each refund in the
+transaction that says so in the booking (`refund_asked_at`), so that it is asked for once. A payment
+that no booking needs (paid twice, or for a place that is gone) goes back whole.
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -116,6 +117,8 @@ async def settle(db: AsyncSession, payment_id: UUID) -> bool:
         elif row.status == AppointmentStatus.BOOKED:
             facts["status"] = AppointmentStatus.CONFIRMED
     await records.change(db, row, facts, status)
+    if row.refund_asked_at and not payment.disputed and left_to_give(row, payment) > 0:
+        row.refund_asked_at = None  # the provider refused it, or it was contested: the job looks
     return True
 
 
@@ -146,11 +149,13 @@ class Owed:
 
 
 async def owed(db: AsyncSession) -> list[Owed]:
-    """What is to be asked for. A payment that is contested waits until that is decided."""
+    """What is to be asked for. A payment that is contested waits until that is decided, and one
+    that its provider has just refused to give back, until it would have told that it is."""
     found: list[Owed] = []
     for model in (Appointment, Enrolment):
         query = select(Payment.id, model.id).join(Payment, Payment.id == model.payment_id)
         query = query.where(still_owed(model), Payment.disputed == 0)
+        query = query.where(~refunds.refused_just_now(Payment.id).exists())
         found += [Owed(*row) for row in await db.execute(query.limit(AT_ONCE))]
     return found
 
@@ -192,11 +197,15 @@ async def give_back(db: AsyncSession, owing: Owed) -> Refund | None:
     payment = await payments.payment(db, owing.payment_id, lock=True)
     if payment.disputed:
         return None  # contested since it was found; once that is over it is found again
-    whole = share(payment.captured, row.refund_percent or 0, payment.currency)
-    amount = min(whole - payment.refunded - payment.refund_pending, payment.refundable)
     row.refund_asked_at = func.now()
     reason = row.cancel_reason or row.status
-    return await refunds.give_back(db, payment.id, amount, reason=reason, key=f"booking:{row.id}")
+    return await refunds.give_back(db, payment.id, left_to_give(row, payment), reason=reason)
+
+
+def left_to_give(row: Appointment | Enrolment, payment: Payment) -> Decimal:
+    """What of its share has neither gone back nor is on its way."""
+    whole = share(payment.captured, row.refund_percent or 0, payment.currency)
+    return min(whole - payment.refunded - payment.refund_pending, payment.refundable)
 
 
 async def owing_booking(db: AsyncSession, booking_id: UUID) -> Appointment | Enrolment | None:

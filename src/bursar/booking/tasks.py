@@ -1,5 +1,6 @@
 """What booking does by itself: letters, reminders, and the end of what nobody pays for."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from bursar.booking.models import Training, TrainingStatus
 from bursar.core import events, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
+from bursar.payments import refunds
+from bursar.payments.refunds import TOLD_WITHIN
 from bursar.payments.tasks import go_on
 
 AT_ONCE = 500
@@ -56,21 +59,29 @@ async def give_back(db: AsyncSession, _: dict[str, Any]) -> None:
 
 @jobs.job("booking.give_one_back", added_by={Role.WORKER})
 async def give_one_back(db: AsyncSession, payload: dict[str, Any]) -> None:
-    """Asks for one refund: of a booking, or of a payment that no booking needs."""
-    booking = payload.get("booking_id")
-    owing = paying.Owed(UUID(payload["payment_id"]), UUID(booking) if booking else None)
+    """Asks for one refund: of a booking, or of a payment that no booking needs. A provider that has
+    refused just now may tell a moment later that it is contested."""
+    payment_id, booking = UUID(payload["payment_id"]), payload.get("booking_id")
+    if await refunds.was_refused_just_now(db, payment_id):
+        await jobs.enqueue(db, give_one_back, payload, run_at=datetime.now(UTC) + TOLD_WITHIN)
+        return
+    owing = paying.Owed(payment_id, UUID(booking) if booking else None)
     await go_on(db, await paying.give_back(db, owing))
 
 
 @events.on(
-    "payments.completed", "payments.refunded", "payments.disputed", subscriber="booking.mark_paid"
+    "payments.completed",
+    "payments.refunded",
+    "payments.refund_failed",
+    "payments.disputed",
+    subscriber="booking.mark_paid",
 )
 async def mark_paid(db: AsyncSession, event: Published) -> None:
     """A booking says of its payment what is so, and what nobody needs goes back."""
     payment_id = UUID(event.payload["payment_id"])
     if not await paying.settle(db, payment_id) and await paying.unneeded(db, payment_id):
-        payload = {"payment_id": str(payment_id)}
-        await jobs.enqueue(db, give_one_back, payload, unique_key=str(payment_id))
+        key = f"{payment_id}:{event.id}"  # a job that runs already may have looked before it
+        await jobs.enqueue(db, give_one_back, {"payment_id": str(payment_id)}, unique_key=key)
 
 
 CANCEL_ALL = text("select cancel_bookings_of(:user)")

@@ -8,6 +8,7 @@ way back cannot be spent meanwhile. Then the provider is asked (payments/asking.
 import logging
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, select
@@ -149,18 +150,16 @@ async def give_back(
     amount: Decimal | None = None,
     *,
     reason: str,
-    key: str | None = None,
-    ask_again: bool = True,
 ) -> Refund | None:
     """For a job, which gives back all that is left, or so much, the way it came. What came as cash
     or by check goes into the wallet, for a job has no hands to pay it out; and so does what the
-    provider has refused, where it is not to be asked again. Nothing goes back while it is
-    contested, and where nobody is left to give it to."""
+    provider has refused, who is not asked again. Nothing goes back while it is contested, and
+    where nobody is left to give it to."""
     payment = await queries.payment(db, payment_id, lock=True)
     wanted = payment.refundable if amount is None else amount
     if wanted <= 0 or payment.disputed:
         return None
-    is_refused = not ask_again and await was_refused(db, payment.id)
+    is_refused = await db.scalar(refused(payment.id).limit(1)) is not None
     if is_refused and await is_contested(db, payment):
         return None
     to_wallet = payment.provider == MANUAL or is_refused
@@ -169,13 +168,11 @@ async def give_back(
         log.warning("%s of the payment %s is nobody's: for staff to refund", much, payment.id)
         return None
     destination = Destination.WALLET if to_wallet else Destination.PROVIDER
-    asked, _ = await request(
-        db, payment.id, wanted, destination=destination, reason=reason, key=key
-    )
+    asked, _ = await request(db, payment.id, wanted, destination=destination, reason=reason)
     return asked
 
 
-def refused(payment_id: UUID) -> Select[UUID]:
+def refused(payment_id: Any) -> Select[UUID]:
     """What its provider could not give back, or the customer's bank sent back. Not if a dispute was
     won since: no provider gives back what is contested."""
     won = select(Dispute.id).where(
@@ -192,13 +189,12 @@ def refused(payment_id: UUID) -> Select[UUID]:
     )
 
 
-async def was_refused(db: AsyncSession, payment_id: UUID) -> bool:
-    return await db.scalar(refused(payment_id).limit(1)) is not None
+def refused_just_now(payment_id: Any) -> Select[UUID]:
+    return refused(payment_id).where(Refund.settled_at > func.now() - TOLD_WITHIN)
 
 
 async def was_refused_just_now(db: AsyncSession, payment_id: UUID) -> bool:
-    new = refused(payment_id).where(Refund.settled_at > func.now() - TOLD_WITHIN)
-    return await db.scalar(new.limit(1)) is not None
+    return await db.scalar(refused_just_now(payment_id).limit(1)) is not None
 
 
 async def is_contested(db: AsyncSession, payment: Payment) -> bool:
