@@ -33,6 +33,12 @@ async def until(check: Callable[[], Any], what: str) -> float:
     pytest.fail(f"waited {WAIT_SECONDS} s in vain: {what}")
 
 
+def lock_waits(live: Live, role: str = "worker_user") -> str:
+    """Its connections that wait for somebody else's transaction."""
+    about = f"datname = '{make_url(live.url).database}' and usename = '{role}'"
+    return f"from pg_stat_activity where {about} and wait_event_type = 'Lock'"
+
+
 def listeners(live: Live) -> str:
     """They say who they are by their role: no request has come that would use it otherwise."""
     name = make_url(live.url).database

@@ -1,5 +1,7 @@
 """What `bursar` says, where, and with which code it ends; bad input is one line that helps."""
 
+import contextlib
+import gc
 import json
 import os
 import pty
@@ -16,6 +18,7 @@ from sqlalchemy.engine import make_url
 
 import bursar as package
 from bursar.commands.database import without_password
+from bursar.commands.processes import loading
 from tests.programs import MYSELF, ORDINARY, SECRET, Run, bursar, new_folder, remove, serving, until
 
 COMMANDS = [
@@ -364,3 +367,11 @@ def test_a_port_that_is_forbidden(empty: Path) -> None:
 def test_the_command_line_of_psql_shows_no_password() -> None:
     shown = without_password(make_url(NOWHERE))
     assert shown == NOWHERE.replace(":hunter2", "")
+
+
+def test_the_garbage_collector_works_again_once_all_is_loaded_or_cannot_be() -> None:
+    with contextlib.suppress(ImportError), loading():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    gc.unfreeze()  # what the other tests have made may go

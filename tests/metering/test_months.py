@@ -13,7 +13,7 @@ from tests import databases
 from tests.accounts.people import change, log_in, rows, sign_up
 from tests.conftest import Live
 from tests.keys.keyholders import assert_sums_hold, key_of, service_key, verify
-from tests.listeners import count, until
+from tests.listeners import count, lock_waits, until
 from tests.metering.test_ingest import counted, event, outcomes
 from tests.metering.test_retention import (
     PARTITIONS,
@@ -21,7 +21,6 @@ from tests.metering.test_retention import (
     of_two_months,
     seen,
     turn_months,
-    waiting,
 )
 from tests.wallets.purses import move_in
 from tests.workers import worker_process
@@ -70,7 +69,7 @@ async def test_while_usage_is_forgotten_people_sign_in_and_show_keys(live_db: Li
     async with owner.transaction():  # as deleting takes its time
         await owner.execute("select from usage_event_ids for update")
         turning = asyncio.create_task(turn_months(live_db))
-        await until(lambda: count(waiting(live_db)), "the months' turn to wait for the id")
+        await until(lambda: count(lock_waits(live_db)), "the months' turn to wait for the id")
         assert await kept_out(live_db) == []
         async with live_db.api() as api:
             await sign_up(api, "otter@example.com")
@@ -104,7 +103,7 @@ async def test_killed_in_any_step_usage_is_right(live_db: Live, number: int) -> 
     async with owner.transaction():
         await owner.execute(lock)
         with worker_process(live_db.url) as doomed:
-            in_it = f"{waiting(live_db)} and query ilike '{step}%'"
+            in_it = f"{lock_waits(live_db)} and query ilike '{step}%'"
             await until(lambda: count(in_it), "the worker to wait")
             doomed.kill()
             doomed.wait()
@@ -139,7 +138,9 @@ async def test_who_makes_a_month_and_who_drops_one_never_wait_in_a_circle(live_d
     async with owner.transaction():
         await owner.execute("select make_usage_partition($1)", f"{months_ago(9):%Y-%m}")
         telling = asyncio.create_task(ingest(live_db.database, [row]))
-        await until(lambda: count(waiting(live_db)), "the report to wait for the other partition")
+        await until(
+            lambda: count(lock_waits(live_db)), "the report to wait for the other partition"
+        )
         await owner.execute("lock table usage in access exclusive mode")  # as dropping does
     await owner.close()
     assert await telling == ["counted"]

@@ -21,7 +21,7 @@ from tests import databases
 from tests.accounts.people import change, rows
 from tests.conftest import Live
 from tests.keys.keyholders import Held, assert_sums_hold, key_of, service_key, verify
-from tests.listeners import count, until
+from tests.listeners import count, lock_waits, until
 from tests.metering.test_ingest import counted, event, outcomes
 from tests.metering.test_verify import verify_at
 from tests.wallets.purses import move_in
@@ -59,13 +59,6 @@ async def patient(live: Live) -> AsyncIterator[AsyncSession]:
 async def seen(live: Live, event_id: str, day: date) -> None:
     """As if it had come on that day."""
     await rows(live, SEEN, event_id.encode(), day)
-
-
-def waiting(live: Live) -> str:
-    """A worker's connection, for a lock."""
-    name = live.database.url.database
-    about = f"datname = '{name}' and usename = 'worker_user' and wait_event_type = 'Lock'"
-    return f"from pg_stat_activity where {about}"
 
 
 def months_ago(number: int) -> datetime:
@@ -191,7 +184,7 @@ async def test_while_ids_are_deleted_nobody_is_kept_out(live_db: Live) -> None:
     async with owner.transaction():  # as deleting takes its time
         await owner.execute("select from usage_event_ids for update")
         turning = asyncio.create_task(turn_months(live_db))
-        await until(lambda: count(waiting(live_db)), "the months' turn to wait for the id")
+        await until(lambda: count(lock_waits(live_db)), "the months' turn to wait for the id")
         assert await outcomes(live_db, shop, event(1)) == ["counted"]
         assert (await verify(live_db, shop, carl))["code"] == "VALID"
         assert not turning.done()

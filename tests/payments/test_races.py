@@ -5,12 +5,17 @@ from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from sqlalchemy import text
+
+from bursar.core.database import WORKER
 from bursar.payments.providers import What
 from tests.accounts.people import rows
 from tests.conftest import Live
+from tests.listeners import count, lock_waits, until
 from tests.payments.shop import PAYMENTS, Shop
+from tests.payments.test_reconciliation import Books, compare
 from tests.payments.tills import captured, company, fact, intend, refunded, row_of, state, tell
-from tests.wallets.purses import balance_of, move_in
+from tests.wallets.purses import balance_of, fund, move_in
 from tests.world import ADAM, CARL, DORA, OLIVIA
 
 T = TypeVar("T")
@@ -72,6 +77,27 @@ async def test_confirming_and_bouncing_at_once_ends_in_one_of_both(live_db: Live
         assert (status, int(refund)) in (("completed", 0), ("refunded", 20))
     [sums] = await rows(live_db, "select sum(captured - refunded) as rest from payments")
     assert await balance_of(live_db, CARL) == sums["rest"]
+
+
+async def test_what_is_spent_while_a_check_bounces_is_not_taken_twice(live_db: Live) -> None:
+    """The wallet had enough for both of what is taken: the check, and what was handed out of it."""
+    await move_in(live_db)
+    check = await intend(live_db, CARL, 20, payment_method="check", provider="manual")
+    async with live_db.api(OLIVIA) as api:
+        await api.post(f"{ADMIN}/{check}/confirmation")
+        await api.post(f"{PAYMENTS}/{check}/refunds", json={"amount": 5})
+        await fund(live_db, CARL, 10)
+        async with live_db.database.transaction(WORKER) as db:
+            await db.execute(text("select deduct_user_balance(:who, 18)"), {"who": CARL.id})
+            bounces = asyncio.create_task(
+                api.post(f"{ADMIN}/{check}/bounce", json={"reason": "No funds"})
+            )
+            waits = lock_waits(live_db)
+            await until(lambda: count(waits), "the bounce to wait for the wallet")
+        assert (await bounces).status_code == 200
+    assert await balance_of(live_db, CARL) == 0
+    assert (await company(live_db))["adjustments"] == -(5 + 15 - 7)
+    assert await compare(live_db, Books()) == 0
 
 
 async def test_much_cash_at_once_is_all_there_and_nobody_waits_in_a_circle(live_db: Live) -> None:

@@ -13,15 +13,6 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
 $$;
 revoke execute on function money_kept(uuid, uuid) from public;
 
--- What was ever taken from us of a payment, also if it came back since: it only grows.
-create or replace function money_taken(its_payment uuid) returns numeric
-language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
-  select coalesce((select sum(counted) from disputes where payment_id = its_payment and status = 'lost'), 0)
-    + coalesce((select sum(amount) from refunds
-      where payment_id = its_payment and status in ('completed', 'returned') and taken), 0)
-$$;
-revoke execute on function money_taken(uuid) from public;
-
 create or replace function invoice_money_kept(its_id uuid) returns numeric
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
   select money_kept(operation_id, payment_id) from invoices

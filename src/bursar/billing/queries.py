@@ -28,7 +28,6 @@ from bursar.core.paging import Order, Page, PageQuery
 from bursar.metering.models import MonthlyUsage, UsageStop
 from bursar.payments import currencies
 from bursar.payments.models import Payment
-from bursar.payments.queries import money_taken
 from bursar.wallets.models import Asset
 
 MOST_PAYMENTS = 100  # of one invoice
@@ -43,7 +42,7 @@ WITH_KEPT = with_expression(Invoice.kept, func.invoice_money_kept(Invoice.id))
 # by itself, but did not before.
 IS_TAKEN = and_(
     Invoice.status == InvoiceStatus.PAID,
-    money_taken(Invoice.payment_id) > Invoice.taken_before,
+    func.money_taken(Invoice.payment_id) > Invoice.taken_before,
     func.invoice_money_kept(Invoice.id) < Invoice.total - Invoice.forgiven,
 )
 CHARGES = Order({"created_at": UsageCharge.created_at}, key=UsageCharge.id, default="-created_at")

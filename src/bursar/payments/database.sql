@@ -230,6 +230,17 @@ create or replace trigger count_dispute before insert or update on disputes
   for each row execute function count_dispute();
 call never_removed('disputes');
 
+-- What was ever taken from us of a payment, also if it came back since: it only grows.
+create or replace function money_taken(its_payment uuid) returns numeric
+language sql stable as $$
+  select coalesce((select sum(counted) from disputes
+      where payment_id = its_payment and status = 'lost'), 0)
+    + coalesce((select sum(amount) from refunds
+      where payment_id = its_payment and status in ('completed', 'returned') and taken), 0)
+$$;
+revoke execute on function money_taken(uuid) from public;
+grant execute on function money_taken(uuid) to staff_user, worker_user;
+
 -- Who may do what.
 call lock_down('payments');
 grant select on payments to app_user, staff_user, worker_user;

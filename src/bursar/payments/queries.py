@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import queries as accounts
@@ -95,27 +95,12 @@ class Taken(StrEnum):
     RETURNED = "returned"  # it bounced, or a bank has taken it back
 
 
-BACK = (RefundStatus.COMPLETED, RefundStatus.RETURNED)
-
-
-def money_taken(payment_id: Any) -> ColumnElement[Decimal]:
-    """What was ever taken of a payment, also if it came back since: it only grows."""
-    lost = select(func.sum(Dispute.counted)).where(
-        Dispute.payment_id == payment_id, Dispute.status == DisputeStatus.LOST
-    )
-    back = select(func.sum(Refund.amount)).where(
-        Refund.payment_id == payment_id, Refund.status.in_(BACK), Refund.taken
-    )
-    of_all = [func.coalesce(each.scalar_subquery(), 0) for each in (lost, back)]
-    return of_all[0] + of_all[1]
-
-
 async def taken(db: AsyncSession, payment_id: UUID) -> tuple[Decimal, Taken]:
     """How much of a payment's money was taken from us, and how."""
     lost = select(Dispute.id).where(
         Dispute.payment_id == payment_id, Dispute.status == DisputeStatus.LOST, Dispute.counted > 0
     )
-    [much, is_lost] = (await db.execute(select(money_taken(payment_id), lost.exists()))).one()
+    [much, is_lost] = (await db.execute(select(func.money_taken(payment_id), lost.exists()))).one()
     return much, Taken.CONTESTED if is_lost else Taken.RETURNED
 
 
