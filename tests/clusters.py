@@ -58,9 +58,9 @@ def cluster() -> Iterator[Cluster]:
     folder = new_folder(user)
     programs = reachable_programs(folder, user)
     data = folder / "cluster"
-    port = free_port()
     try:
         initialise(programs, data, user)
+        port = free_port()
         log = (folder / "log").open("wb")
         settings = {"listen_addresses": "127.0.0.1", "port": str(port), **OPTIONS}
         options = [f"--{name}={value}" for name, value in settings.items()]

@@ -22,7 +22,7 @@ from bursar.core.embedded import Embedded
 from bursar.core.migrate import migrate, owner_engine, rights_and_limits, upgrade
 from bursar.core.settings import Settings
 from tests import canaries
-from tests.programs import roomy_folder
+from tests.programs import UNHURRIED, roomy_folder
 from tests.spares import Spares
 
 EXTERNAL = "BURSAR_TEST_DATABASE_URL"  # of a superuser
@@ -38,7 +38,7 @@ SECRET = "a secret key that only the tests know"
 
 def test_settings(**given: Any) -> Settings:
     """Settings that owe nothing to the environment of whoever runs the tests."""
-    return Settings(**{"secret_key": SECRET, "data": new_folder(), **given})
+    return Settings(**{"secret_key": SECRET, "data": new_folder(), **UNHURRIED, **given})
 
 
 def new_folder() -> Path:
@@ -95,7 +95,7 @@ async def clone() -> str:
         *(f"alter database {name} set {setting} = off" for setting in NOT_FOR_TESTS),
     )
     async with connected(url_of(name)) as owner:
-        await owner.execute(";".join(rights_and_limits(name, Settings())))
+        await owner.execute(";".join(rights_and_limits(name, Settings(**UNHURRIED))))
     async with connected(as_superuser(url_of(name))) as superuser:
         await spares.learn(url_of(name), superuser)
     return url_of(name)

@@ -241,14 +241,14 @@ class Obedient:
         self.issuer = issuer
 
     def mode(self, **mode: Any) -> None:
-        httpx2.post(f"{self.issuer}/mode", json=mode).raise_for_status()
+        httpx2.post(f"{self.issuer}/mode", json=mode, timeout=60).raise_for_status()
 
     def rotate(self) -> None:
-        httpx2.post(f"{self.issuer}/rotate").raise_for_status()
+        httpx2.post(f"{self.issuer}/rotate", timeout=60).raise_for_status()
 
     def seen(self, path: str) -> int:
         """How often a path was asked for since the mode was set."""
-        return int(httpx2.get(f"{self.issuer}/seen").json().get(path, 0))
+        return int(httpx2.get(f"{self.issuer}/seen", timeout=60).json().get(path, 0))
 
 
 @contextmanager

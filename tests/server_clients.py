@@ -18,9 +18,9 @@ HURRIED = {
     "body_timeout_seconds": 0.6,
     "write_timeout_seconds": 0.6,
     "keep_alive_seconds": 0.6,
-    "linger_seconds": 0.4,
+    "linger_seconds": 5,
 }
-SOON = 8.0  # seconds by which a deadline of 0.6 s has surely struck, on a busy machine too
+SOON = 20.0  # seconds by which a deadline of 0.6 s has surely struck, on a busy machine too
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Program:
 
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 20)
+        return await asyncio.wait_for(self.process.wait(), 120)
 
     def open_gate(self) -> None:
         """What waits at /gate is answered."""
@@ -64,7 +64,7 @@ async def running(**options: Any) -> AsyncIterator[Program]:
     )
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        line = await asyncio.wait_for(process.stdout.readline(), 150)
         yield Program(process, int(line))
     finally:
         if process.returncode is None:
@@ -90,7 +90,7 @@ class Client:
         return await self.answer()
 
     async def answer(self) -> Answer:
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode()
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)).decode()
         first, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value for name, value in (each.split(": ") for each in lines)}
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
@@ -98,10 +98,12 @@ class Client:
 
     async def rest(self, seconds: float = SOON) -> bytes:
         """What comes until the server hangs up; a reset counts as hanging up."""
-        try:
-            return await asyncio.wait_for(self.reader.read(-1), seconds)
-        except ConnectionError:
-            return b""
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(seconds):
+                while piece := await self.reader.read(1 << 16):
+                    found += piece
+        return found
 
 
 @contextlib.asynccontextmanager

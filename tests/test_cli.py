@@ -220,7 +220,8 @@ def test_demo_answers_in_words_and_in_json(data: Path) -> None:
 
 
 def test_jobs_answer_in_json_and_say_what_is_not_found(data: Path) -> None:
-    assert json.loads(bursar("jobs", "list", "--data", data, "--json").stdout) == {"jobs": []}
+    dead = bursar("jobs", "list", "--state", "dead", "--data", data, "--json")
+    assert json.loads(dead.stdout) == {"jobs": []}
     missing = bursar("jobs", "retry", 7, "--data", data)
     assert (missing.code, missing.line) == (3, "There is no job 7 on the queue.")
 

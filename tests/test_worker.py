@@ -15,7 +15,7 @@ from bursar.core.migrate import migrate
 from bursar.worker import CannotSignIn, Pace, Worker
 from tests import databases, jobs_world
 from tests.clusters import cluster
-from tests.workers import QUICK, Bench, bench, ended, stopping, until
+from tests.workers import BRIEF, QUICK, Bench, bench, ended, stopping, until
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ async def test_a_job_starts_as_soon_as_it_is_committed(here: Bench) -> None:
 
 
 async def test_a_killed_workers_job_runs_again_after_the_lease(here: Bench) -> None:
-    first = here.worker()
+    first = here.worker(pace=BRIEF)
     await here.enqueue(jobs_world.wait, {"word": "w"})
     await here.until_noted("begun", "w 1")
     first.kill()
-    here.worker()
+    here.worker(pace=BRIEF)
     await here.until_noted("begun", "w 2")
     await here.say("operator", "go w")
     await here.until_queue()
@@ -59,11 +59,11 @@ async def test_a_killed_workers_job_runs_again_after_the_lease(here: Bench) -> N
 async def test_a_job_of_one_transaction_has_its_effect_once(here: Bench) -> None:
     """Its worker is killed after the effect, before the commit."""
     job = await here.enqueue(jobs_world.die_once, {"word": "paid"})
-    assert await ended(here.worker()) == -signal.SIGKILL
+    assert await ended(here.worker(pace=BRIEF)) == -signal.SIGKILL
     assert await here.notes("die_once") == []
     await here.until_queue((job, "picked", 1))
     await here.say("operator", "live")
-    here.worker()
+    here.worker(pace=BRIEF)
     await here.until_queue()
     assert await here.notes("die_once") == ["paid"]
 
@@ -71,8 +71,8 @@ async def test_a_job_of_one_transaction_has_its_effect_once(here: Bench) -> None
 async def test_a_job_that_kills_its_worker_each_time_is_given_up(here: Bench) -> None:
     job = await here.enqueue(jobs_world.die)
     for _ in range(2):
-        assert await ended(here.worker()) == -signal.SIGKILL
-    here.worker()
+        assert await ended(here.worker(pace=BRIEF)) == -signal.SIGKILL
+    here.worker(pace=BRIEF)
     await here.until_queue((job, "failed", 3))
     async with here.database.transaction(WORKER) as db:
         shown = await dead_letters.show(db, job)
@@ -80,11 +80,11 @@ async def test_a_job_that_kills_its_worker_each_time_is_given_up(here: Bench) ->
 
 
 async def test_a_frozen_worker_loses_its_job_and_its_say(here: Bench) -> None:
-    frozen = here.worker()
+    frozen = here.worker(pace=BRIEF)
     await here.enqueue(jobs_world.wait, {"word": "w"})
     await here.until_noted("begun", "w 1")
     await freeze(here, frozen)
-    second = here.worker()
+    second = here.worker(pace=BRIEF)
     await here.until_noted("begun", "w 2")
     frozen.send_signal(signal.SIGCONT)
     await here.say("operator", "go w")
@@ -114,7 +114,7 @@ async def freeze(here: Bench, process: "subprocess.Popen[bytes]") -> None:
 
 async def test_a_long_transaction_outlives_the_lease_with_its_job(here: Bench) -> None:
     for _ in range(2):
-        here.worker()
+        here.worker(pace=BRIEF)
     await here.enqueue(jobs_world.hold, {"word": "long", "seconds": 4})  # lease: 1.5 s
     await here.until_noted("hold", "long")
     await here.until_queue()
@@ -186,7 +186,7 @@ async def test_two_workers_add_a_cron_job_once_for_each_time(here: Bench) -> Non
 
 
 async def test_a_stopping_worker_ends_what_it_can_and_hands_back_the_rest(here: Bench) -> None:
-    worker = here.worker(shutdown_seconds=4)
+    worker = here.worker(shutdown_seconds=10, pace={"poll_seconds": 5})
     short = await here.enqueue(jobs_world.wait, {"word": "short"})
     long = await here.enqueue(jobs_world.wait, {"word": "long"})
     await here.until_noted("begun", "short 1", "long 1")
@@ -298,10 +298,10 @@ async def test_ready_sees_a_worker_until_it_is_silent(here: Bench) -> None:
 
 async def test_it_runs_as_a_task_beside_other_work(here: Bench) -> None:
     stop = asyncio.Event()
-    worker = Worker(here.database, databases.test_settings(), Pace(**QUICK))
+    worker = Worker(here.database, databases.test_settings(), Pace(**{**QUICK, "poll_seconds": 5}))
     task = asyncio.create_task(worker.run(stop))
     await here.enqueue(jobs_world.write, {"word": "inside"})
     await here.until_noted("write", "inside")
     stop.set()
-    await asyncio.wait_for(task, 30)
+    await asyncio.wait_for(task, 120)
     assert await here.fetch("select from workers") == []

@@ -3,8 +3,10 @@
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from tests.accounts.people import rows
 from tests.auth import stored_hashes
 from tests.conftest import Live
 from tests.databases import raw
-from tests.programs import SECRET, Ended, bursar
+from tests.programs import SAID, SECRET, Ended, bursar
 
+# Who imports into a file is told so often how far it is; no test waits for that, or is surprised.
+EVERY_FIVE_SECONDS = re.compile(r"^[\d,]+ lines: .* \(\d+ %\)\n", re.MULTILINE)
 PASSWORD = "a password from an older system"
 HASH = stored_hashes.django(PASSWORD)
 CARL = "carl@example.com"
@@ -31,11 +35,12 @@ WAITING = """
 
 
 def of(live: Live) -> dict[str, str]:
-    return {"DATABASE_URL": live.url, "BURSAR_SECRET_KEY": SECRET}
+    return {"DATABASE_URL": live.url, "BURSAR_SECRET_KEY": SECRET, **SAID}
 
 
 def imported(live: Live, file: Path, *options: object) -> Ended:
-    return bursar("import", "users", file, *options, **of(live))
+    ended = bursar("import", "users", file, *options, **of(live))
+    return replace(ended, stderr=EVERY_FIVE_SECONDS.sub("", ended.stderr))
 
 
 def figures(ended: Ended) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ class Browser:
 
     def __init__(self, live: Live, kind: Kind = Kind.CUSTOMER) -> None:
         self.kind, self.api = kind, live.api()
-        self.web = httpx2.AsyncClient(trust_env=False)
+        self.web = httpx2.AsyncClient(trust_env=False, timeout=60)
 
     async def __aenter__(self) -> "Browser":
         return self

@@ -81,6 +81,5 @@ async def test_racing_with_one_key_there_is_one_account(live_db: Live) -> None:
     made = [each for each in answers if each.status_code == 201]
     assert {each.content for each in made} == {last.content}
     assert sum("idempotent-replayed" not in each.headers for each in made) == 1
-    assert len(made) > 1  # the later ones found the answer once they had hashed
     assert len(await rows(live_db, "select from users")) == 1
     assert len(await rows(live_db, "select from sessions")) == 1

@@ -200,7 +200,8 @@ async def test_no_transaction_is_open_and_no_more_than_a_few_wait(
         [row] = await rows(
             live,
             "select count(*) from pg_stat_activity where xact_start is not null "
-            "and datname = current_database() and pid <> pg_backend_pid()",
+            "and datname = current_database() and pid <> pg_backend_pid() "
+            "and backend_type = 'client backend'",
         )
         assert row["count"] == 0
         known(live)._calls = oidc_provider.CALLS_AT_ONCE

@@ -19,6 +19,7 @@ from tests.accounts.people import (
     rows,
     sign_up,
 )
+from tests.auth.signed_in import another
 from tests.conftest import Live
 
 
@@ -73,16 +74,17 @@ async def test_a_refresh_that_finds_no_connection_leaves_the_token_good(
     live_db: Live,
 ) -> None:
     """What answers 503 may be sent again, and must not look like a theft then."""
-    async with live_db.api() as api:
+    async with live_db.api() as api, another(live_db, database_pool_timeout_seconds=1) as hurried:
         carl = await sign_up(api)
         body = {"refresh_token": carl.refresh_token}
-        size = live_db.settings.database_pool_size
+        live_db.app.state.database, patient = hurried, live_db.database
         async with AsyncExitStack() as stack:
-            for _ in range(size):
-                db = await stack.enter_async_context(live_db.database.transaction(DOOR))
+            for _ in range(hurried.settings.database_pool_size):
+                db = await stack.enter_async_context(hurried.transaction(DOOR))
                 await db.execute(text("select 1"))
             busy = await api.post(f"{AUTH}/refresh", json=body)
             assert busy.status_code == 503
+        live_db.app.state.database = patient
         again = await api.post(f"{AUTH}/refresh", json=body)
     assert again.status_code == 200
 
@@ -204,7 +206,7 @@ async def test_sessions_are_listed_and_ended_by_their_owner_alone(live_db: Live)
 
 
 async def test_a_logged_out_token_is_refused_at_once(live_db: Live) -> None:
-    async with live_db.serving() as url, httpx2.AsyncClient(base_url=url) as api:
+    async with live_db.serving() as url, httpx2.AsyncClient(base_url=url, timeout=60) as api:
         carl = await sign_up(api)
         assert (await api.get(f"{AUTH}/me", headers=carl.headers)).status_code == 200
         await api.post(f"{AUTH}/logout", headers=carl.headers)

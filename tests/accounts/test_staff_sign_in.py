@@ -164,7 +164,7 @@ async def test_sessions_are_ones_own(live_db: Live) -> None:
 async def test_an_end_is_heard_of_at_once(live_db: Live) -> None:
     """Access tokens too, not only the refresh token, in a server that serves."""
     await hire(live_db, "sue", SUPPORT)
-    async with live_db.serving() as base, httpx2.AsyncClient(base_url=base) as api:
+    async with live_db.serving() as base, httpx2.AsyncClient(base_url=base, timeout=60) as api:
         sue = await log_in(api, "sue")
         assert (await api.get(f"{DOOR}/me", headers=sue.signed)).status_code == 200
         await api.post(f"{DOOR}/logout", headers=sue.signed)

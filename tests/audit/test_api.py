@@ -270,7 +270,7 @@ async def test_an_export_over_http_is_whole_and_ends(live_db: Live, trail: Trail
     )
     async with live_db.serving() as url, live_db.api(OLIVIA) as api:
         headers = {"Authorization": api.headers["authorization"]}
-        async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
             answer = await client.get(EXPORT, params={"format": "jsonl", "event_type": "tests."})
     assert "content-length" not in answer.headers
     assert len(answer.text.splitlines()) == 1200

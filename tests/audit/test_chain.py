@@ -212,6 +212,9 @@ async def test_settings_of_the_database_change_no_digest(trail: Trail, setting: 
 async def test_the_worker_seals_and_ships_by_itself(trail: Trail) -> None:
     """What the cron job does, in a worker of its own; asked for again, as the next minute would."""
     await trail.deeds(3)
+    async with asyncio.timeout(120):  # nothing is sealed past the oldest transaction of the server
+        while await trail.fetch(UNSETTLED):
+            await asyncio.sleep(0.02)
 
     async def is_shipped() -> bool:
         async with trail.live.database.transaction(WORKER) as db:
@@ -227,6 +230,9 @@ async def test_the_worker_seals_and_ships_by_itself(trail: Trail) -> None:
 
 
 SHIPPED = "select seq from audit_shipments"
+UNSETTLED = """
+  select from audit_unsealed where xid >= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+"""
 
 
 async def test_a_deed_may_be_one_of_many_in_a_transaction(trail: Trail) -> None:

@@ -232,7 +232,7 @@ async def test_a_server_starts_and_stops_without_a_database(
     app = create_app(live_db.settings, "postgresql://nobody@127.0.0.1:1/nothing")
     app.state.notices.pace = Pace(first_seconds=0.2, retry_seconds=0.01, rest_seconds=0.02)
     async with Live(live_db.url, live_db.settings, app).serving() as base:
-        async with httpx2.AsyncClient(base_url=base) as api:
+        async with httpx2.AsyncClient(base_url=base, timeout=60) as api:
             assert (await api.get("/health")).status_code == 200
         await until(lambda: app.state.notices._failed > 40, "many attempts")
     lines = [record for record in caplog.records if record.name == "bursar.core.notices"]

@@ -1,10 +1,12 @@
 """The demo's customers see what their calls cost."""
 
+from dataclasses import replace
+
 from bursar.demo import company
 from tests.accounts.people import rows
-from tests.billing.meterman import ask, minute
+from tests.billing.meterman import ask, minute, use
 from tests.conftest import Live
-from tests.world import ANNA
+from tests.world import ANNA, CARL
 
 
 async def test_usage_of_the_demo_costs_something(live_db: Live) -> None:
@@ -15,6 +17,7 @@ async def test_usage_of_the_demo_costs_something(live_db: Live) -> None:
     told = (await ask(live_db, "GET", path, who=ANNA)).json()
     assert {each["meter"] for each in told["costs"]} == {"calls", "orders"}
     before = {each["meter"]: each["billedUnits"] for each in told["costs"]}
+    await use(live_db, replace(CARL, id=carl["id"]), endpoint="/v1/orders")  # if the month is new
     await minute(live_db)
     told = (await ask(live_db, "GET", path, who=ANNA)).json()
     after = {each["meter"]: each["billedUnits"] for each in told["costs"]}

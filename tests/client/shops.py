@@ -83,6 +83,7 @@ async def shop(
 async def opened(
     url: str, service: Held, app: Any = shop_app, **how: Any
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, BursarKeys]]:
+    how.setdefault("timeout_seconds", 60)
     middleware = BursarKeys(app, url=url, service_key=service.key, **how)
     transport = httpx2.ASGITransport(middleware, raise_app_exceptions=False)  # type: ignore[arg-type]
     try:

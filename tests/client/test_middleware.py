@@ -105,7 +105,7 @@ async def test_why_a_key_is_not_good_for_a_call(live_db: Live) -> None:
         assert "usage:read" in (await ask("poor")).json()["detail"]
         slow = await ask("slow")
         assert told(slow) == (429, "usage.too_many_calls")
-        assert 55 <= int(slow.headers["retry-after"]) <= 60
+        assert 1 <= int(slow.headers["retry-after"]) <= 60
         assert slow.headers["ratelimit"].startswith('"key-minute";r=0;')
         over = await ask("over")
         assert told(over) == (429, "usage.quota_exceeded")

@@ -36,6 +36,10 @@ THING = "/v1/things/7"
 NO_RATES = {"quota_free": 0, "rate_per_second_free": 0, "rate_per_minute_free": 0}
 
 
+def asking(base: str, who: Held) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=base, headers=who.headers, timeout=60)
+
+
 async def test_bursar_goes_away_and_comes_back(live_db: Live) -> None:
     await move_in(live_db)
     await set_terms(live_db, **NO_RATES)
@@ -45,7 +49,7 @@ async def test_bursar_goes_away_and_comes_back(live_db: Live) -> None:
     how: dict[str, Any] = {"report_seconds": 0.05}
     async with (
         opened(url, service, **how) as (strict, told_by),
-        opened(url, service, when_unreachable="allow", **how) as (lenient, _),
+        opened(url, service, when_unreachable="allow", **how) as (lenient, told_too),
     ):
         away = await strict.get(THING, headers=carl.headers)
         assert (away.status_code, away.json()["code"]) == (503, "keys.unreachable")
@@ -61,6 +65,7 @@ async def test_bursar_goes_away_and_comes_back(live_db: Live) -> None:
         async with live_db.serving(port=port):
             assert (await strict.get(THING, headers=carl.headers)).status_code == 200
             await until_told(told_by, 2)
+            await until_told(told_too, 1)
     assert await number_of_events(live_db) == 3
     assert {status for _, status, _ in await calls(live_db)} == {200}
     await assert_sums_hold(live_db)
@@ -218,7 +223,7 @@ class Program:
 
     def answers(self) -> bool:
         try:
-            return httpx2.get(self.base + THING).status_code == 401
+            return httpx2.get(self.base + THING, timeout=60).status_code == 401
         except httpx2.TransportError:
             return False
 
@@ -243,7 +248,9 @@ async def test_what_waits_is_told_before_the_server_ends(live_db: Live) -> None:
     await move_in(live_db)
     service, carl = await service_key(live_db), await key_of(live_db)
     async with live_db.serving() as url, program(url, service) as running:
-        async with httpx2.AsyncClient(base_url=running.base, headers=carl.headers) as api:
+        async with httpx2.AsyncClient(
+            base_url=running.base, headers=carl.headers, timeout=60
+        ) as api:
             for _ in range(3):
                 assert (await api.get(THING)).status_code == 200
         await asyncio.to_thread(running.end, signal.SIGTERM)
@@ -270,7 +277,9 @@ async def test_a_server_that_is_killed_has_counted_all_that_it_answered(live_db:
                 if answered == 150:
                     running.process.kill()
 
-        async with httpx2.AsyncClient(base_url=running.base, headers=carl.headers) as api:
+        async with httpx2.AsyncClient(
+            base_url=running.base, headers=carl.headers, timeout=60
+        ) as api:
             await asyncio.gather(*(press(api) for _ in range(8)))
     counted = await number_of_events(live_db)
     assert answered <= counted <= answered + 8

@@ -154,7 +154,7 @@ async def test_every_table_is_locked_and_every_function_pinned(live_db: Live) ->
 async def test_an_empty_pool_answers_503_in_time(live_db: Live) -> None:
     await notes.install(live_db)
     small = live_db.settings.model_copy(
-        update={"database_pool_size": 1, "database_pool_timeout_seconds": 0.2}
+        update={"database_pool_size": 1, "database_pool_timeout_seconds": 1}
     )
     live_db.app.state.database = Database(live_db.url, small)
     try:
@@ -172,7 +172,7 @@ async def test_an_empty_pool_answers_503_in_time(live_db: Live) -> None:
 
 async def test_an_empty_hot_pool_answers_in_time_too(live_db: Live) -> None:
     small = live_db.settings.model_copy(
-        update={"database_hot_pool_size": 1, "database_pool_timeout_seconds": 0.2}
+        update={"database_hot_pool_size": 1, "database_pool_timeout_seconds": 1}
     )
     database = Database(live_db.url, small)
     try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.core import jobs, queue, schedule, tasks
 from bursar.core.database import WORKER, Claim
@@ -251,7 +252,15 @@ class TestSchedule:
         del counted["test.every_second"]
         assert set(counted.values()) <= ({1, 2} if turned else {1})
 
-    async def test_a_new_schedule_begins_with_its_next_time(self, here: Bench) -> None:
+    async def test_a_new_schedule_begins_with_its_next_time(
+        self, here: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moment = datetime.now(UTC)
+
+        async def clock(_: AsyncSession) -> datetime:
+            return moment
+
+        monkeypatch.setattr(schedule, "clock", clock)  # no minute turns meanwhile
         async with here.database.transaction(WORKER) as db:
             await schedule.register(db)
             wait = await schedule.add_due(db)

@@ -181,7 +181,7 @@ class TestSending:
         await sent(here)
         (row,) = await here.fetch("select mails::text as mail, sealed from mails")
         (job,) = await here.fetch("select convert_from(payload, 'utf8') as payload from pgqueuer")
-        for secret in ("s3cret-t0ken", "Carl,", "Acme"):
+        for secret in ("s3cret-t0ken", "Carl,", COMPANY["company"]):
             assert secret not in row["mail"]
             assert secret.encode() not in row["sealed"]
             assert secret not in job["payload"]

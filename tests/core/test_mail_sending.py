@@ -9,7 +9,6 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy.engine import make_url
 
 from bursar.core import mail, mail_outbox
 from bursar.core.database import WORKER
@@ -17,7 +16,7 @@ from bursar.core.mail_sending import RETRIES
 from tests.core.test_mail import LINK, VERIFY, job_count, sent
 from tests.databases import raw
 from tests.smtp_program import USER, MailServer, mail_server
-from tests.workers import CUSTOMER, Bench, bench, until
+from tests.workers import BRIEF, CUSTOMER, Bench, bench, until
 
 SECRET_PARTS = ("s3cret-t0ken", "carl@example.com", LINK)
 
@@ -249,10 +248,8 @@ class TestCrash:
         self, here: Bench, post: MailServer
     ) -> None:
         """The outcome is kept from being written by a lock; the worker is killed while it waits."""
-        name = make_url(here.url).database
-        await here.fetch(f"alter role worker_user in database {name} set lock_timeout = '120s'")
         post.mode("hold")
-        doomed = here.worker(**post.settings())
+        doomed = here.worker(**post.settings(), pace=BRIEF)
         mail_id = await sent(here)
         await until(lambda: taken(post, 1), within_seconds=60)
         owner = await asyncpg.connect(raw(here.url))
@@ -268,7 +265,7 @@ class TestCrash:
         finally:
             await owner.close()
         assert (await facts(here, mail_id))["status"] == "waiting"
-        here.worker(**post.settings())
+        here.worker(**post.settings(), pace=BRIEF)
         row = await until_status(here, mail_id, "sent")
         assert row["attempts"] == 2
         first, second = post.envelopes()

@@ -79,7 +79,7 @@ async def test_login_roles_sign_in_with_derived_passwords(server: Cluster, fresh
         }
         await connection.close()
         assert set(limits.values()) & {"0", "0s"} == set()
-        assert limits["lock_timeout"] == "5s"
+        assert limits["lock_timeout"] == "1min"
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(server.url(name, role, password[:-1]))
 

@@ -39,7 +39,7 @@ async def test_a_call_from_elsewhere_is_no_use_of_a_key(
     async with live_db.api(CARL) as api:
         assert (await api.get(f"{KEYS}/{carl.id}")).json()["last_used_at"] is None
         await api.put(f"{KEYS}/{carl.id}", json={"allowed_addresses": [HERE]})
-    async with live_db.serving() as url, httpx2.AsyncClient(base_url=url) as api:
+    async with live_db.serving() as url, httpx2.AsyncClient(base_url=url, timeout=60) as api:
         assert (await api.get(USAGE, headers=carl.headers)).status_code == 200
     assert await last_used(live_db, carl) is not None
 

@@ -48,7 +48,7 @@ async def insist(desk: Desk, asked: Question) -> dict[str, Any]:
         try:
             return await desk.ask(asked)
         except BursarError as error:
-            if error.status not in (429, 503):
+            if error.status not in (409, 429, 503):  # nothing was counted
                 raise
             await asyncio.sleep(0.05)
 

@@ -54,7 +54,8 @@ async def test_only_who_makes_a_month_locks_customers_and_keys(live_db: Live) ->
             ("users", "ShareRowExclusiveLock"), ("api_keys", "ShareRowExclusiveLock"),
         ]  # fmt: skip
     async with live_db.database.transaction(WORKER) as db:
-        assert await db.scalar(tasks.DROP, {"oldest": f"{datetime.now(UTC):%Y-%m}"}) == 1
+        oldest = f"{datetime.now(UTC):%Y-%m}"
+        assert (await db.scalar(tasks.DROP, {"oldest": oldest}) or 0) >= 1  # 2 as a month turns
         assert await kept_out(live_db) == []
 
 

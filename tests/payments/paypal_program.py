@@ -166,7 +166,7 @@ class Account:
         self.roots.write_text(found["roots"])
 
     def side(self, what: str, **said: Any) -> Any:
-        answer = httpx2.post(f"{self.door}/side/{what}", json=said, trust_env=False)
+        answer = httpx2.post(f"{self.door}/side/{what}", json=said, trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

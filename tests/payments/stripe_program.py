@@ -165,7 +165,7 @@ class Account:
         self.url = url
 
     def _side(self, what: str, **said: Any) -> Any:
-        answer = httpx2.post(f"{self.url}/side/{what}", json=said, trust_env=False)
+        answer = httpx2.post(f"{self.url}/side/{what}", json=said, trust_env=False, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

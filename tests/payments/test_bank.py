@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ async def awaited(live: Live, amount: Any = 20, reference: str | None = None, **
 
 
 async def upload(live: Live, *lines: str, who: Any = OLIVIA, **ask: str) -> Any:
-    content = (HEAD + "".join(f"2026-11-27,{each}\n" for each in lines)).encode()
+    day = datetime.now(UTC).date() - timedelta(days=2)
+    content = (HEAD + "".join(f"{day},{each}\n" for each in lines)).encode()
     async with live.api(who) as api:
         return await api.post(f"{ADMIN}/bank-statements", content=content, params=ask)
 

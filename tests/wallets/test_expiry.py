@@ -13,6 +13,7 @@ from bursar.wallets import service as wallets
 from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.wallets.purses import balance_of, charge, freeze, fund, hold, move_in, post, wallet_of
+from tests.wallets.test_charges import age
 from tests.world import CARL, DORA
 
 OVER = "select clock_timestamp() > expires_at as over from holds where id = $1"
@@ -80,9 +81,9 @@ async def test_expiry_gives_the_money_back(live_db: Live) -> None:
 async def test_what_is_left_of_a_captured_hold_comes_back_too(live_db: Live) -> None:
     await move_in(live_db)
     await fund(live_db, CARL, 10)
-    hold_id = await held(live_db, seconds=1)
+    hold_id = await held(live_db, seconds=600)
     await post(live_db, ledger.capture(hold_id, 3_000_000))
-    await until_over(live_db, hold_id)
+    await age(live_db, str(hold_id))
     await run_job(live_db)
     assert await state_of(live_db, hold_id) == "expired"
     assert await balance_of(live_db, CARL) == 7
@@ -130,7 +131,7 @@ async def test_a_capture_that_was_first_wins_and_the_others_end(live_db: Live) -
     await move_in(live_db)
     for who in (CARL, DORA):
         await fund(live_db, who, 10)
-    hold_id = await held(live_db, seconds=1)
+    hold_id = await held(live_db, seconds=4)
     other = (await hold(live_db, DORA, 8, seconds=0)).legs[0].hold_id
     assert other is not None
     async with live_db.database.transaction(WORKER) as db:

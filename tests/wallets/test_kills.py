@@ -133,7 +133,7 @@ def shop() -> Iterator[Shop]:
         remove(folder)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_fifty_kills_under_load(shop: Shop) -> None:
     kills = [the_service] * SERVICE_KILLS + [a_backend] * BACKEND_KILLS
     kills += [the_postmaster] * POSTMASTER_KILLS

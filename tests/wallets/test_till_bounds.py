@@ -93,7 +93,8 @@ async def test_whoever_leaves_before_it_is_sent_is_not_charged(live_db: Live, de
     assert {entry["key"] for entry in await entries(live_db.url)} == {"sent", "stayed"}
 
 
-async def test_close_lets_everything_end(live_db: Live) -> None:
+async def test_close_lets_everything_end(live_db: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(till, "CLOSING_SECONDS", 60)
     carl = await add_customer(live_db.url, 1000)
     desk = Till(live_db.database)
     async with locked(live_db.url, carl):

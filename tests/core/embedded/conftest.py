@@ -17,14 +17,14 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.programs import CLOSED, closed_to_others, roomy_folder
+from tests.programs import CLOSED, closed_to_others, command_line, roomy_folder
 
 from bursar.core.embedded import program
 
 PROGRAM = Path(__file__).parent / "program.py"
 SOURCE = Path(__file__).parents[3] / "src"
 IS_ROOT = os.geteuid() == 0
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 150.0
 
 
 def eventually(check: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
@@ -226,9 +226,10 @@ def clean_up(home: Home) -> list[str]:
         if run.process.poll() is None:
             run.stop()
     left = home.processes
-    names = [" ".join(process.cmdline()) for process in left]
+    names = [" ".join(command_line(process)) for process in left]
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     for run in home.runs:
         folder = run.events.get("socket_folder")
         if folder and Path(folder).exists():

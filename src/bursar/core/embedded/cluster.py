@@ -179,10 +179,11 @@ def sync_folder(folder: Path) -> None:
 def remove_unfinished(data: Path) -> None:
     """Remove clusters that were never finished, and end what may still be working on them."""
     for folder in data.glob(f"{UNFINISHED_PREFIX}*"):
-        for process in processes_in(folder, data):
-            process.signal(signal.SIGKILL)
-            process.ended(KILL_SECONDS)
-            process.close()
+        for _ in range(2):  # initdb may have begun a process between the look and its end
+            for process in processes_in(folder, data):
+                process.signal(signal.SIGKILL)
+                process.ended(KILL_SECONDS)
+                process.close()
         with plain_errors(folder):
             shutil.rmtree(folder)
 
