@@ -17,6 +17,7 @@ from tests.accounts.people import rows, run_jobs
 from tests.conftest import Live
 from tests.payments.test_reconciliation import damage_by_hand
 from tests.payments.tills import intend, row_of, state
+from tests.programs import SAID
 from tests.wallets.purses import balance_of, move_in, refused
 from tests.world import ADAM, ANNA, CARL, DORA, OLIVIA, SUE
 
@@ -274,6 +275,7 @@ async def bursar(live: Live, *arguments: str, **more: str) -> tuple[int | None, 
         "BURSAR_DATABASE_URL": live.url.replace("postgresql+asyncpg", "postgresql"),
         "BURSAR_SECRET_KEY": live.settings.secret_keys[0],
         "PATH": "",
+        **SAID,
         **more,
     }
     process = await asyncio.create_subprocess_exec(
