@@ -27,7 +27,7 @@ from tests.billing.meterman import (
     use,
 )
 from tests.conftest import Live
-from tests.keys.keyholders import code, key_of, service_key, set_terms
+from tests.keys.keyholders import USAGE, code, key_of, service_key, set_terms
 from tests.wallets.purses import balance_of, charge, freeze, fund, move_in
 from tests.world import ANNA, CARL, DORA
 
@@ -155,6 +155,10 @@ async def test_who_cannot_pay_is_stopped_and_goes_on_once_it_is_paid(live_db: Li
     told = await costs(live_db)
     assert told["stopped"]
     assert told["costs"][0]["unpaid_since"] is not None
+    reader = await key_of(live_db, scopes=["usage:read"])
+    async with live_db.api(**reader.headers) as api:  # by a key too they learn why
+        by_key = await api.get(f"{USAGE}/costs")
+    assert (by_key.status_code, by_key.json()) == (200, told)
     await minute(live_db)
     await fund(live_db, CARL, 5)
     await minute(live_db)

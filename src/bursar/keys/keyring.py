@@ -56,20 +56,18 @@ class Keyring:
         self._notices = notices
         notices.on(CHANNEL, self.heard, look=self.look)
         self._known: dict[bytes, Known] = {}
+        self._named: dict[str, set[bytes]] = {}  # what is known under the id of a key or its owner
         self._heard = 0  # changes so far: what was looked up before one of them is not kept
 
     def heard(self, payload: str) -> None:
         self._heard += 1
-        self._known = {
-            digest: known
-            for digest, known in self._known.items()
-            if payload not in (str(known.actor.id), str(known.actor.on_behalf_of))
-        }
+        for digest in self._named.pop(payload, ()):
+            self._known.pop(digest, None)
 
     async def look(self) -> None:
         """There is nothing to look for: what is not known is looked up when it is shown."""
         self._heard += 1
-        self._known.clear()
+        self._forget()
 
     async def actor(self, key: str, address: str | None) -> Actor:
         """Whose key it is, or BadToken; to whoever has none, it never says why."""
@@ -98,9 +96,15 @@ class Keyring:
         known = Known(actor, tuple(row["allowed_addresses"]), row["ends_at"])
         if heard == self._heard and self._notices.hears:
             if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
+                self._forget()
             self._known[digest] = known
+            for named in filter(None, (actor.id, owner)):
+                self._named.setdefault(str(named), set()).add(digest)
         return known
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._named.clear()
 
 
 def bad_key() -> BadToken:
