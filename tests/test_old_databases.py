@@ -6,7 +6,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from bursar.core.database import WORKER
 from bursar.core.migrate import head, migrate
+from bursar.wallets import ledger, spending
 from tests import databases
 from tests.accounts.people import change, rows
 from tests.conftest import Live
@@ -14,7 +16,8 @@ from tests.keys.keyholders import key_of, service_key
 from tests.keys.test_lines import rotated
 from tests.metering.test_ingest import event, outcomes
 from tests.metering.test_retention import months_ago, turn_months
-from tests.wallets.purses import move_in
+from tests.wallets.purses import charge, fund, move_in, post
+from tests.world import CARL
 
 LONG = 2000
 
@@ -205,3 +208,35 @@ async def test_nothing_is_left_of_earlier_files(as_of_0029: str, live_db: Live) 
     await connection.close()
     await upgrade(as_of_0029)
     assert await fetch(as_of_0029, MADE) == await fetch(live_db.url, MADE)
+
+
+# 0033: what was refunded is not spent
+
+SPENT = """
+select spent, null from accounts where owner_id is not null and spent > 0
+union all select spent, transfers from wallet_days
+"""
+AS_COUNTED_BEFORE = """
+alter table accounts disable trigger user;
+update accounts set spent = spent + 10000000 where owner_id is not null and spent > 0;
+alter table accounts enable trigger user;
+update wallet_days set spent = spent + 10000000, transfers = transfers + 2;
+update alembic_version set version_num = '20261129_0032';
+"""
+
+
+async def test_what_was_refunded_or_contested_is_spent_no_longer(live_db: Live) -> None:
+    await move_in(live_db)
+    await fund(live_db, CARL, 20)
+    await charge(live_db, CARL, 3)
+    for kind in ("refund", "dispute"):
+        carl = ledger.user(str(CARL.id))
+        await post(live_db, ledger.transfer(carl, f"{kind}s", 5_000_000, kind=kind))
+    async with live_db.database.transaction(WORKER) as db:
+        await spending.add_up(db)
+    assert await fetch(live_db.url, SPENT) == [(3_000_000, None), (3_000_000, 1)]
+    connection = await asyncpg.connect(databases.raw(live_db.url))
+    await connection.execute(AS_COUNTED_BEFORE)
+    await connection.close()
+    await upgrade(live_db.url)
+    assert await fetch(live_db.url, SPENT) == [(3_000_000, None), (3_000_000, 1)]

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from bursar.core.database import WORKER
 from bursar.payments import tasks
+from bursar.wallets import spending
 from tests.accounts.people import actions, rows
 from tests.payments.shop import Shop
 from tests.payments.tills import company, intend, service, state
@@ -108,6 +109,34 @@ async def test_a_refund_that_fails_later_comes_back_to_the_wallet(shop: Shop) ->
     assert (row["status"], row["failure_reason"]) == ("returned", "expired_or_canceled_card")
     assert await balance_of(shop.live, CARL) == 20
     assert await state(shop.live, paid["id"]) == ("refunded", 20, 20)  # it does not go back
+
+
+async def sums(shop: Shop) -> list[Decimal]:
+    """In all, spent, and spent again; the follower has read about half of it."""
+    async with shop.live.database.transaction(WORKER) as db:
+        await spending.add_up(db, most=2)
+    async with shop.live.api(CARL) as api:
+        balance = (await api.get(f"/api/v1/balance/{CARL.id}")).json()
+        told = (await api.get("/api/v1/users/me/analytics/spending")).json()
+    return [balance["total_balance"], balance["spent_balance"], told["total_spent"]]
+
+
+async def test_what_goes_back_and_what_is_contested_is_not_spent(shop: Shop) -> None:
+    paid = await shop.paid(CARL, 20)
+    await charge(shop.live, CARL, 3)
+    assert await sums(shop) == [20, 3, 3]
+    await shop.refund(paid["id"], 5)
+    assert await sums(shop) == [15, 3, 3]
+    shop.stripe.fail_refund(shop.stripe.books("refund")[0]["id"])
+    await shop.hear()
+    assert await sums(shop) == [20, 3, 3]
+    other = await shop.paid(CARL, 10)
+    dispute = shop.stripe.dispute(other["stripePaymentIntentId"])
+    await shop.hear("charge.dispute")
+    assert await sums(shop) == [20, 3, 3]
+    shop.stripe.close(dispute, "won")
+    await shop.hear("charge.dispute")
+    assert await sums(shop) == [30, 3, 3]
 
 
 async def test_a_disputed_payment_is_not_refunded(shop: Shop) -> None:

@@ -23,10 +23,12 @@ COMPANY = (
 
 ENTRIES = """
   select debit_id as account, debit_seq as seq, debit_after as after, -amount as delta, posted_at,
-    case when reverses is null then amount else 0 end as spent from transfers
+    case when reverses is null and kind not in ('refund', 'dispute') then amount else 0 end as spent
+  from transfers
   union all
   select credit_id, credit_seq, credit_after, amount, posted_at,
-    case when reverses is null then 0 else -amount end from transfers
+    case when reverses is null or kind in ('refund', 'dispute') then 0 else -amount end
+  from transfers
 """
 WRONG = {
     "an asset that does not sum up to zero": """
@@ -298,8 +300,9 @@ class Oracle:
         self.change(credit, posted=credit.posted + amount, seq=credit.seq + 1, opened=True)
         if move.reverses:
             self.change(move.reverses, reversed=move.reverses.reversed + amount)
+        if move.reverses and move.kind != "refund":
             self.change(credit, spent=credit.spent - amount)
-        else:
+        elif move.kind != "refund":
             self.change(debit, spent=debit.spent + amount)
         if move.kind == "transfer":
             self.change(debit, sent=debit.sent + amount)
@@ -354,7 +357,8 @@ class Oracle:
         self.may_move("reverse", original.credit, original.debit, original.debit.asset)
         need(0 < amount <= left, "reversal_too_large", left=left)
         self.afford(original.credit, amount)
-        back = Move(original.credit, original.debit, amount, "reversal", reverses=original)
+        kind = original.kind if original.kind == "refund" else "reversal"
+        back = Move(original.credit, original.debit, amount, kind, reverses=original)
         return self.moved(back)
 
     def agree(self, expected: Answer, actual: Answer) -> None:

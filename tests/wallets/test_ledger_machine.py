@@ -49,7 +49,7 @@ PEOPLE = ["user 0", "user 1", "user 2"]
 parties = st.sampled_from(PEOPLE * 5 + ["account 0", "revenue", "exchange", "user 9", "nobody"])
 pairs = st.tuples(parties, parties).filter(lambda pair: pair[0] != pair[1] or pair[0] == "user 2")
 assets = st.sampled_from(["USD"] * 12 + ["POINTS", "POINTS", "EUR"])
-kinds = st.sampled_from(["charge", "transfer", "transfer"])
+kinds = st.sampled_from(["charge", "transfer", "transfer", "refund"])
 limits = st.sampled_from([None, None, 0, 20, 60])
 days = st.sampled_from([None] * 6 + [-400, -1, -0.001, 0, 0.001, 1, 30])  # when it takes effect
 holds = st.tuples(st.just("hold"), parties, amounts, assets, st.sampled_from([3600, 3600, 3600, 0]))

@@ -4,15 +4,24 @@
 -- for all that is wrong, not for the first: with a limit the planner takes nested loops, which cost
 -- the square of a batch.
 
+-- What goes back the way it had come, or is contested, leaves a wallet and is not spent. What brings
+-- it back has the same kind.
+create or replace function is_spending(kind text) returns boolean
+language sql immutable parallel safe as $$
+  select kind not in ('refund', 'dispute')
+$$;
+
 -- Both sides of transfers as entries of accounts. `spent` is what went out, less what came back.
 -- No search_path of their own: only so are they planned as a part of the statement that asks.
 create or replace function entries_between(account uuid, after_seq bigint, until_seq bigint)
 returns table (seq bigint, delta bigint, spent bigint, balance bigint, posted_at timestamptz)
 language sql stable as $$
-  select debit_seq, -amount, case when reverses is null then amount else 0 end, debit_after, posted_at
+  select debit_seq, -amount, case when reverses is null and is_spending(kind) then amount else 0 end,
+    debit_after, posted_at
   from transfers where debit_id = account and debit_seq > after_seq and debit_seq <= until_seq
   union all
-  select credit_seq, amount, case when reverses is null then 0 else -amount end, credit_after, posted_at
+  select credit_seq, amount, case when reverses is null or not is_spending(kind) then 0 else -amount end,
+    credit_after, posted_at
   from transfers where credit_id = account and credit_seq > after_seq and credit_seq <= until_seq
 $$;
 

@@ -196,8 +196,10 @@ begin
       t_credit_after[t_count] := a_posted[c];
       if leg.verb = 'reverse' then
         r_reversed[leg.r] := r_reversed[leg.r] + amount;
+      end if;
+      if is_spending(leg.kind) and leg.verb = 'reverse' then
         a_spent[c] := a_spent[c] - amount;
-      else
+      elsif is_spending(leg.kind) then
         a_spent[d] := a_spent[d] + amount;
       end if;
       if leg.kind = 'transfer' then

@@ -69,12 +69,13 @@ begin
     from done order by scope, key
   ), changed_accounts as (
     update accounts set posted = accounts.posted + now.gained - now.given,
-      spent = accounts.spent + now.given, seq = accounts.seq + now.entries, moved_at = moment
+      spent = accounts.spent + now.spent, seq = accounts.seq + now.entries, moved_at = moment
     from (
-      select debit_id as id, count(*) as entries, 0::bigint as gained, sum(amount)::bigint as given
+      select debit_id as id, count(*) as entries, 0::bigint as gained, sum(amount)::bigint as given,
+        coalesce(sum(amount) filter (where is_spending(kind)), 0)::bigint as spent
       from done group by debit_id
       union all
-      select credit_id, count(*), sum(amount)::bigint, 0 from done group by credit_id
+      select credit_id, count(*), sum(amount)::bigint, 0, 0 from done group by credit_id
     ) as now
     where accounts.id = now.id  -- looked up, not read through
       and accounts.id = any (array(select id from unnest(standing)))

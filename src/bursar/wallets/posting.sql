@@ -53,6 +53,7 @@ language sql stable as $$
       coalesce(holds.asset, original.asset, said ->> 'asset') as asset,
       (said ->> 'amount')::bigint as amount,
       coalesce(said ->> 'kind', holds.kind,
+        case when not is_spending(original.kind) then original.kind end,
         case said ->> 'verb' when 'reverse' then 'reversal' else 'other' end) as kind,
       coalesce(said ->> 'category', holds.category, original.category) as category,
       nullif(said -> 'metadata', 'null') as metadata,
@@ -67,7 +68,7 @@ language sql stable as $$
       select account_id, asset, kind, category from holds where id = (said ->> 'hold')::uuid limit 1
     ) as holds on true
     left join lateral (
-      select debit_id, credit_id, asset, category from transfers
+      select debit_id, credit_id, asset, kind, category from transfers
       where id = (said ->> 'transfer')::uuid and said ->> 'verb' = 'reverse' limit 1
     ) as original on true
     offset 0

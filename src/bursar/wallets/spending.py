@@ -1,7 +1,8 @@
 """What a wallet spent, by category and by day in UTC: exact up to this moment.
 
 A follower adds up what was spent in each day; what it has not read yet is added whenever somebody
-asks. Both count as `accounts.spent` does: what went out, less what a reversal brought back.
+asks. Both count as `accounts.spent` does: what went out, less what a reversal brought back, without
+what was refunded or contested.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from bursar.wallets.models import Asset
 FOLLOWER = "wallets.spending"
 UNSORTED = "other"  # the category of what was spent on nothing in particular
 
-IS_SPENDING = "(amount < 0) = (reverses is null)"
+IS_SPENDING = "is_spending(kind) and (amount < 0) = (reverses is null)"
 DAY = "(posted_at at time zone 'UTC')::date"
 CATEGORY = f"coalesce(category, '{UNSORTED}')"
 
@@ -34,8 +35,8 @@ ADD = text(f"""
 insert into wallet_days (account_id, day, category, spent, transfers)
 select account_id, {DAY}, {CATEGORY}, -sum(amount), count(*) filter (where amount < 0)
 from unnest(cast(:accounts as uuid[]), cast(:amounts as bigint[]), cast(:categories as varchar[]),
-    cast(:reverses as uuid[]), cast(:moments as timestamptz[]))
-  as entry (account_id, amount, category, reverses, posted_at)
+    cast(:kinds as varchar[]), cast(:reverses as uuid[]), cast(:moments as timestamptz[]))
+  as entry (account_id, amount, category, kind, reverses, posted_at)
 where {IS_SPENDING}
 group by 1, 2, 3
 on conflict (account_id, day, category) do update
@@ -50,6 +51,7 @@ async def add_to_days(db: AsyncSession, entries: Sequence[Entry]) -> None:
         "accounts": [entry.account_id for entry in entries],
         "amounts": [entry.amount for entry in entries],
         "categories": [entry.category for entry in entries],
+        "kinds": [entry.kind for entry in entries],
         "reverses": [entry.reverses for entry in entries],
         "moments": [entry.posted_at for entry in entries],
     }

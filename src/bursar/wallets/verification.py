@@ -249,10 +249,13 @@ CHECKS = (
 FIRST_OF_EACH_KIND = """
   with entries as (
     select debit_id as account, debit_seq as seq, debit_after as after, -amount as delta,
-      case when reverses is null then amount else 0 end as spent, posted_at, id from transfers
+      case when reverses is null and is_spending(kind) then amount else 0 end as spent,
+      posted_at, id
+    from transfers
     union all
     select credit_id, credit_seq, credit_after, amount,
-      case when reverses is null then 0 else -amount end, posted_at, id from transfers
+      case when reverses is null or not is_spending(kind) then 0 else -amount end, posted_at, id
+    from transfers
   ), legs as (
     select operation, happened, leg ->> 'transfer_id' as transfer, leg ->> 'hold_id' as hold,
       leg ->> 'asset' as asset, leg ->> 'amount' as amount, leg ->> 'balance' as balance,
