@@ -77,11 +77,12 @@ class Swallower(Between):
         writer: asyncio.StreamWriter,
         server: asyncio.StreamWriter,
     ) -> None:
-        while data := await reader.read(2**16):
-            if data == WITHOUT_TLS:
-                writer.write(b"N")
-            else:
-                server.write(data)
+        with suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                if data == WITHOUT_TLS:
+                    writer.write(b"N")
+                else:
+                    server.write(data)
         server.close()
 
 
@@ -102,10 +103,11 @@ class Cutter(Between):
         asked = asyncio.Event()
 
         async def forward() -> None:
-            while data := await reader.read(2**20):
-                if self._mark in data and self._left:
-                    asked.set()
-                server.write(data)
+            with suppress(ConnectionError):
+                while data := await reader.read(2**20):
+                    if self._mark in data and self._left:
+                        asked.set()
+                    server.write(data)
 
         asking = asyncio.create_task(forward())
         kept = b""

@@ -33,6 +33,7 @@ OWNER = "bursar_test"
 # power of an external one, so that no test has to wait for its disk.
 NOT_FOR_TESTS = "jit", "synchronous_commit"
 OWNER_PASSWORD = "only for databases of tests"
+TRIES = 12
 SECRET = "a secret key that only the tests know"
 
 
@@ -140,7 +141,7 @@ async def drop_all() -> None:
     async with connected(os.environ[ADMIN]) as connection:
         mine = "select datname from pg_database where starts_with(datname, $1)"
         for row in await connection.fetch(mine, os.environ[TEMPLATE]):
-            await connection.execute(f"drop database {row['datname']} with (force)")
+            await insist(connection, f"drop database {row['datname']} with (force)")
 
 
 async def drop(name: str) -> None:
@@ -150,12 +151,24 @@ async def drop(name: str) -> None:
 async def administer(*statements: str) -> None:
     async with connected(os.environ[ADMIN]) as connection:
         for statement in statements:
+            await insist(connection, statement)
+
+
+async def insist(connection: asyncpg.Connection, statement: str) -> None:
+    """PostgreSQL gives whoever is still in a database five seconds to go: too few for a machine that
+    is busy."""
+    for _ in range(TRIES - 1):
+        try:
             await connection.execute(statement)
+        except asyncpg.ObjectInUseError:
+            continue
+        return
+    await connection.execute(statement)
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "5s"})
+    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "60s"})
     try:
         yield connection
     finally:
