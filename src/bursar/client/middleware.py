@@ -126,7 +126,7 @@ class BursarKeys:
             verdict: dict[str, Any] = found
             return verdict
         said = found.get("detail") if isinstance(found, dict) else None
-        if 400 <= status < 500 and status != 429:  # ours to put right; that is no outage
+        if 400 <= status < 500 and status not in (408, 429):  # ours to put right: no outage
             log.error("Bursar refuses to check keys: %s %s", status, said)
             raise refusals.unreachable()
         raise Unreachable(f"{status} {said}")
