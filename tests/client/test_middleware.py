@@ -131,6 +131,13 @@ async def test_what_needs_no_key(live_db: Live) -> None:
         assert (await api.get(THING)).json() == {"id": 7, "owner": None}
 
 
+async def test_a_single_exempt_path_opens_no_part_of_it() -> None:
+    async with opened(NOWHERE, Held("", secret.new()), exempt="/health") as (api, _):
+        assert (await api.get("/health")).json() is True
+        for path in ("/", "/h", "/he", "/health/", "/healthy"):
+            assert told(await api.get(path)) == (401, "auth.sign_in_needed"), path
+
+
 async def test_a_service_key_that_is_not_good_is_no_outage(
     live_db: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
