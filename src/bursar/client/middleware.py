@@ -100,7 +100,7 @@ class BursarKeys:
         if not key:
             raise refusals.no_key()
         if not secret.is_sound(key):
-            raise refusals.bad_key("UNKNOWN")
+            raise refusals.unknown_key()
         needed = self._needs(scope) if callable(self._needs) else self._needs
         call = {
             "key": key,
