@@ -15,6 +15,7 @@ import typer
 import bursar
 from bursar.auth.permissions import GRANTED, Permission
 from bursar.cli import app as commands
+from bursar.client.refusals import NO_KEY, REFUSALS, UNREACHABLE
 from bursar.core import events, jobs
 from bursar.core.errors import BursarError
 from bursar.core.settings import PREFIX, Settings, secret_fields
@@ -89,7 +90,25 @@ def errors() -> str:
         for code, error in sorted(BursarError.registry.items())
         if ours(error)
     ]
-    return text + table(("Code", "Status", "Exit code", "Meaning"), rows)
+    return text + table(("Code", "Status", "Exit code", "Meaning"), rows) + of_middleware()
+
+
+def of_middleware() -> str:
+    text = (
+        "\n## Of the middleware\n\n"
+        "What an API behind [the middleware](../guide/middleware.md) answers, by what Bursar has "
+        "said of the key.\n\n"
+    )
+    told = {
+        "No key was shown": NO_KEY,
+        **{f"`{verdict}`": words for verdict, words in REFUSALS.items()},
+        "Bursar has not answered": UNREACHABLE,
+    }
+    rows = [
+        (why, str(status), f"`{code}`", sentence.replace("<", "\\<"))
+        for why, (status, code, sentence) in told.items()
+    ]
+    return text + table(("Why", "Status", "Code", "Sentence"), rows)
 
 
 def event_list() -> str:

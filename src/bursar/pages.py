@@ -4,6 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bursar.auth.guard import everyone
+from bursar.client.refusals import REFUSALS, UNREACHABLE
 from bursar.core.problems import error_page
 
 router = APIRouter(include_in_schema=False, dependencies=[everyone])
@@ -55,4 +56,5 @@ async def start() -> Response:
 
 @router.get("/docs/errors")
 async def errors() -> Response:
-    return HTMLResponse(error_page(), headers=CACHE)
+    told_by_middleware = [*REFUSALS.values(), UNREACHABLE]
+    return HTMLResponse(error_page(told_by_middleware), headers=CACHE)

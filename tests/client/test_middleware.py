@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from bursar.client import BursarKeys
 from bursar.client.endpoints import endpoint_of
@@ -25,6 +26,14 @@ from tests.world import CARL
 
 THING = "/v1/things/7"
 NOWHERE = "http://127.0.0.1:1"
+
+mounted = FastAPI()
+mounted.mount("/inner", inner)
+
+
+@mounted.get("/{rest:path}")
+async def read_rest(rest: str) -> str:
+    return rest
 
 
 def told(answer: Any) -> tuple[int, str]:
@@ -131,6 +140,13 @@ async def test_what_needs_no_key(live_db: Live) -> None:
         assert (await api.get(THING)).json() == {"id": 7, "owner": None}
 
 
+async def test_a_single_exempt_path_opens_no_part_of_it() -> None:
+    async with opened(NOWHERE, Held("", secret.new()), exempt="/health") as (api, _):
+        assert (await api.get("/health")).json() is True
+        for path in ("/", "/h", "/he", "/health/", "/healthy"):
+            assert told(await api.get(path)) == (401, "auth.sign_in_needed"), path
+
+
 async def test_a_service_key_that_is_not_good_is_no_outage(
     live_db: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,6 +181,9 @@ async def test_units_and_endpoint_of_ones_own(live_db: Live) -> None:
         (shop_app, "/inner/parts/x", "/inner/parts/{part}"),
         (shop_app, "/inner/x/y/z", "unmatched"),
         (inner, "/parts/x", "/parts/{part}"),
+        (mounted, "/inner/parts/x", "/inner/parts/{part}"),
+        (mounted, "/inner/x/y/z", "unmatched"),  # no later route gets what is mounted elsewhere
+        (mounted, "/outer/parts/x", "/{rest}"),
         (plain_app, "/v2/things/7f3a/parts/x", "/v2/things/{id}/parts/x"),
         (plain_app, "/" + "x" * 999, "/" + "x" * 299),
         (plain_app, "/a\x00\ud800", "/a?"),
@@ -174,6 +193,7 @@ def test_a_call_is_counted_as_its_route(app: Any, path: str, name: str) -> None:
     scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
     assert endpoint_of(scope, app) == name
     assert endpoint_of({**scope, "path": f"/root{path}", "root_path": "/root"}, app) == name
+    assert endpoint_of({**scope, "root_path": path[:2]}, app) == name  # half a segment is no root
 
 
 class Socket:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from bursar.client import reporting
+from bursar.keys import secret
 from tests.accounts.people import rows
 from tests.client.shops import calls, opened, plain_app, shop, until_told
 from tests.conftest import Live
@@ -34,10 +35,6 @@ PROGRAM = Path(__file__).with_name("shop_program.py")
 ROOT = Path(__file__).parents[2]
 THING = "/v1/things/7"
 NO_RATES = {"quota_free": 0, "rate_per_second_free": 0, "rate_per_minute_free": 0}
-
-
-def asking(base: str, who: Held) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(base_url=base, headers=who.headers, timeout=60)
 
 
 async def test_bursar_goes_away_and_comes_back(live_db: Live) -> None:
@@ -145,15 +142,25 @@ async def test_an_answer_that_is_none_of_bursars_is_an_outage(live_db: Live, sai
             assert (await api.get(THING, headers=carl.headers)).json()["owner"] is None
 
 
+async def test_a_request_that_arrives_too_slowly_is_an_outage() -> None:
+    service, carl = Held("", secret.new()), Held("", secret.new())
+    async with (
+        nonsense("{}", "408 Request Timeout") as (url, _),
+        opened(url, service, when_unreachable="allow") as (api, _),
+    ):
+        answer = await api.get(THING, headers=carl.headers)
+    assert answer.json() == {"id": 7, "owner": None}
+
+
 @asynccontextmanager
-async def nonsense(said: str) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Something that answers 200 to everything, and what it was asked."""
+async def nonsense(said: str, status: str = "200 OK") -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Something that answers the same to everything, and what it was asked."""
     asked: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while request := await reader.read(65_536):
             asked.append(request)
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\n\r\n"
+            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(said)}\r\n\r\n"
             writer.write(head.encode() + said.encode())
         writer.close()
 
@@ -164,10 +171,10 @@ async def nonsense(said: str) -> AsyncIterator[tuple[str, list[bytes]]]:
 
 
 class Breaking:
-    """A line that hands each request on, and cuts off the first answers."""
+    """A line that hands each request on, and cuts off the first answers, whole or in the body."""
 
-    def __init__(self, port: int, cuts: int) -> None:
-        self.port, self.cuts, self.requests = port, cuts, 0
+    def __init__(self, port: int, cuts: int, *, in_body: bool) -> None:
+        self.port, self.cuts, self.in_body, self.requests = port, cuts, in_body, 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         out, back = await asyncio.open_connection("127.0.0.1", self.port)
@@ -177,6 +184,7 @@ class Breaking:
                 back.write(request)
                 answer = await out.read(65_536)
                 if self.requests <= self.cuts:
+                    writer.write(answer[:-1] if self.in_body else b"")
                     break
                 writer.write(answer)
         finally:
@@ -185,18 +193,21 @@ class Breaking:
 
 
 @asynccontextmanager
-async def breaking(url: str, cuts: int) -> AsyncIterator[tuple[Breaking, str]]:
-    line = Breaking(int(url.rpartition(":")[2]), cuts)
+async def breaking(url: str, cuts: int, *, in_body: bool) -> AsyncIterator[tuple[Breaking, str]]:
+    line = Breaking(int(url.rpartition(":")[2]), cuts, in_body=in_body)
     server = await asyncio.start_server(line.handle, "127.0.0.1", 0)
     yield line, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
     await server.wait_closed()
 
 
-async def test_an_answer_that_was_lost_is_asked_for_again_and_counted_once(live_db: Live) -> None:
+@pytest.mark.parametrize("in_body", [False, True])
+async def test_an_answer_that_was_lost_is_asked_for_again_and_counted_once(
+    live_db: Live, in_body: bool
+) -> None:
     await move_in(live_db)
     service, carl = await service_key(live_db), await key_of(live_db)
-    async with live_db.serving() as bursar, breaking(bursar, 1) as (line, url):
+    async with live_db.serving() as bursar, breaking(bursar, 1, in_body=in_body) as (line, url):
         async with opened(url, service, report_seconds=0.01) as (api, middleware):
             answer = await api.get(THING, headers=carl.headers)
             assert (answer.status_code, answer.json()["left"]) == (200, 999)
@@ -205,6 +216,36 @@ async def test_an_answer_that_was_lost_is_asked_for_again_and_counted_once(live_
         assert line.requests == 4
     assert await calls(live_db) == [("/v1/things/{thing_id}", 200, None)]
     await assert_sums_hold(live_db)
+
+
+async def test_a_second_try_has_the_time_that_the_first_one_left() -> None:
+    """Beside it somebody waits in many short steps: a pause of the machine is one step of them."""
+    closed = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if closed.is_set():
+            await reader.read()  # silent, until it is hung up
+        else:
+            await asyncio.sleep(0.7)
+            closed.set()
+        writer.close()
+
+    async def wait_for_most_of_a_second() -> None:
+        await closed.wait()
+        for _ in range(70):
+            await asyncio.sleep(0.01)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    service, carl = Held("", secret.new()), Held("", secret.new())
+    async with server, opened(url, service, timeout_seconds=1) as (api, _):
+        asking = asyncio.create_task(api.get(THING, headers=carl.headers))
+        waiting = asyncio.create_task(wait_for_most_of_a_second())
+        first, _ = await asyncio.wait({asking, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        assert (await asking).json()["code"] == "keys.unreachable"
+        assert first == {asking}
 
 
 class Program:

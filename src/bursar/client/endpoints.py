@@ -19,7 +19,7 @@ def endpoint_of(scope: Connection, app: Any) -> str:
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    if root and path.startswith(root):
+    if f"{path}/".startswith(f"{root}/"):
         path = path[len(root) :] or "/"
     routes = getattr(scope.get("app", app), "routes", None)
     if not routes:
@@ -38,12 +38,11 @@ def find(routes: Iterable[Any], method: str | None, path: str) -> str | None:
             continue
         original = getattr(route, "original_route", route)
         if inner := getattr(original, "routes", None):
-            if found := find(inner, method, "/" + match["path"]):
-                return f"{original.path}{found}"
-        elif takes(getattr(route, "methods", None), method):
+            found = find(inner, method, "/" + match["path"])
+            return f"{original.path}{found}" if found else None
+        if takes(getattr(route, "methods", None), method):
             return str(name)
-        else:
-            almost = almost or str(name)
+        almost = almost or str(name)
     return almost
 
 
@@ -54,7 +53,7 @@ def flat(routes: Iterable[Any]) -> Iterable[Any]:
 
 
 def takes(methods: set[str] | None, method: str | None) -> bool:
-    return method in methods if methods and method else not (methods or method) or methods is None
+    return methods is None or (method in methods if method else not methods)
 
 
 def plain(text: str, *, ids: bool = True) -> str:

@@ -37,7 +37,7 @@ class Line:
             "Authorization": f"Bearer {service_key}",
             "Content-Type": "application/json",
         }
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
         self._most_at_once, self._most = most_at_once, most_at_once + most_waiting
         self._at_work = 0
         self._session: aiohttp.ClientSession | None = None
@@ -48,25 +48,28 @@ class Line:
             raise Unreachable("too many calls wait for Bursar")
         self._at_work += 1
         try:
-            return await self._insist(path, orjson.dumps(content))
+            async with asyncio.timeout(self._timeout_seconds):  # both tries together
+                return await self._insist(path, orjson.dumps(content))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unreachable(type(error).__name__) from error
         finally:
             self._at_work -= 1
 
     async def _insist(self, path: str, body: bytes) -> tuple[int, Any]:
-        """A kept connection may just have been closed; what is sent has an id and counts once."""
+        """A kept connection may just have been closed, or the answer was lost; what is sent has an
+        id and counts once."""
         try:
             return await self._send(path, body)
         except aiohttp.ClientConnectorError:
             raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError):
             return await self._send(path, body)
 
     async def _send(self, path: str, body: bytes) -> tuple[int, Any]:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=self._most_at_once)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+            without_end = aiohttp.ClientTimeout(total=None)  # `post` bounds it
+            self._session = aiohttp.ClientSession(connector=connector, timeout=without_end)
         async with self._session.post(
             f"{self.url}{API}{path}", data=body, headers=self._headers, allow_redirects=False
         ) as answer:

@@ -31,7 +31,8 @@ class BursarKeys:
 
     `needs`: the scope that a key must have; or a function of the call that names it, or None.
     `endpoint`: what a call is counted as; by default its route. `units`: how much it counts.
-    `exempt`: paths that need no key, or a function of the call; a preflight of CORS never does.
+    `exempt`: a path or paths that need no key, or a function of the call; a preflight of CORS
+    never does.
     `when_unreachable`: without Bursar calls are refused with 503, or allowed and not counted.
     """
 
@@ -44,7 +45,7 @@ class BursarKeys:
         needs: str | OfCall | None = None,
         endpoint: OfCall | None = None,
         units: int | OfCall = 1,
-        exempt: Collection[str] | OfCall = (),
+        exempt: str | Collection[str] | OfCall = (),
         when_unreachable: Literal["refuse", "allow"] = "refuse",
         timeout_seconds: float = 2.0,
         most_at_once: int = 64,
@@ -56,7 +57,8 @@ class BursarKeys:
         if when_unreachable not in ("refuse", "allow"):
             raise ValueError('when_unreachable is "refuse" or "allow"')
         self.app = app
-        self._needs, self._units, self._exempt = needs, units, exempt
+        self._needs, self._units = needs, units
+        self._exempt = (exempt,) if isinstance(exempt, str) else exempt  # "/" is in "/health"
         self._endpoint: OfCall = endpoint or (lambda scope: endpoint_of(scope, app))
         self._allows_unchecked = when_unreachable == "allow"
         self._closing_seconds = closing_seconds
@@ -98,7 +100,7 @@ class BursarKeys:
         if not key:
             raise refusals.no_key()
         if not secret.is_sound(key):
-            raise refusals.bad_key("UNKNOWN")
+            raise refusals.unknown_key()
         needed = self._needs(scope) if callable(self._needs) else self._needs
         call = {
             "key": key,
@@ -126,7 +128,7 @@ class BursarKeys:
             verdict: dict[str, Any] = found
             return verdict
         said = found.get("detail") if isinstance(found, dict) else None
-        if 400 <= status < 500 and status != 429:  # ours to put right; that is no outage
+        if 400 <= status < 500 and status not in (408, 429):  # ours to put right: no outage
             log.error("Bursar refuses to check keys: %s %s", status, said)
             raise refusals.unreachable()
         raise Unreachable(f"{status} {said}")

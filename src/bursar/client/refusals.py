@@ -16,70 +16,62 @@ Send = Callable[[Any], Awaitable[None]]
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 POLICY_VIOLATION = 1008  # how a WebSocket is closed
-NOT_GOOD = {
-    "UNKNOWN": "This API key is unknown.",
-    "REVOKED": "This API key was revoked.",
-    "EXPIRED": "This API key has expired.",
-    "DISABLED_OWNER": "The account of this API key is not active.",
-}
+CHALLENGE = 'Bearer error="invalid_token"'
+
+# What Bursar says of a key: the status, the code and the sentence of the answer. The errors page is
+# written from this, too (docs/write_reference.py, pages.py).
+REFUSALS = {
+    "UNKNOWN": (401, "auth.bad_token", "This API key is unknown."),
+    "REVOKED": (401, "auth.bad_token", "This API key was revoked."),
+    "EXPIRED": (401, "auth.bad_token", "This API key has expired."),
+    "DISABLED_OWNER": (401, "auth.bad_token", "The account of this API key is not active."),
+    "FORBIDDEN_ADDRESS": (403, "keys.forbidden_address", "This API key may not come from here."),
+    "MISSING_SCOPE": (403, "auth.missing_scope", "This API key needs the scope {needed}."),
+    "PAYMENT_REQUIRED": (
+        402, "usage.payment_required", "The account of this API key has usage to pay for first.",
+    ),
+    "RATE_LIMITED": (429, "usage.too_many_calls", "Too many calls; try again in {seconds} s."),
+    "QUOTA_EXCEEDED": (429, "usage.quota_exceeded", "The month's quota is used up."),
+}  # fmt: skip
+NO_KEY = (
+    401, "auth.sign_in_needed", "Show an API key: Authorization: Bearer <key>, or X-API-Key.",
+)  # fmt: skip
+UNREACHABLE = (503, "keys.unreachable", "Keys cannot be checked now; try again.")
 
 
 class Refused(Exception):
     """What is answered in place of the application."""
 
-    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.status, self.code, self.detail, self.headers = status, code, detail, headers
 
 
 def no_key() -> Refused:
-    return Refused(
-        401,
-        "auth.sign_in_needed",
-        "Show an API key: Authorization: Bearer <key>, or X-API-Key.",
-        WWW_Authenticate="Bearer",
-    )
+    return Refused(*NO_KEY, {"WWW-Authenticate": "Bearer"})
 
 
-def bad_key(reason: str) -> Refused:
-    challenge = 'Bearer error="invalid_token"'
-    return Refused(401, "auth.bad_token", NOT_GOOD[reason], WWW_Authenticate=challenge)
+def unknown_key() -> Refused:
+    """As Bursar would say, where it need not be asked."""
+    return Refused(*REFUSALS["UNKNOWN"], {"WWW-Authenticate": CHALLENGE})
 
 
 def unreachable() -> Refused:
-    return Refused(
-        503, "keys.unreachable", "Keys cannot be checked now; try again.", Retry_After="1"
-    )
+    return Refused(*UNREACHABLE, {"Retry-After": "1"})
 
 
 def of_verdict(verdict: dict[str, Any], needed: str | None) -> Refused:
     """What Bursar has said, in an answer's words."""
-    code = verdict["code"]
-    if code in NOT_GOOD:
-        return bad_key(code)
-    if code == "FORBIDDEN_ADDRESS":
-        return Refused(403, "keys.forbidden_address", "This API key may not come from here.")
-    if code == "MISSING_SCOPE":
-        return Refused(403, "auth.missing_scope", f"This API key needs the scope {needed}.")
-    if code == "PAYMENT_REQUIRED":
-        return Refused(
-            402, "usage.payment_required", "The account of this API key has usage to pay for first."
-        )
-    seconds = str(verdict["retry_after_seconds"] or 1)
-    if code == "RATE_LIMITED":
-        refused = Refused(
-            429, "usage.too_many_calls", f"Too many calls; try again in {seconds} s.",
-            Retry_After=seconds,
-        )  # fmt: skip
-    elif code == "QUOTA_EXCEEDED":
-        refused = Refused(
-            429, "usage.quota_exceeded", "The month's quota is used up.", Retry_After=seconds
-        )
-    else:
+    if verdict["code"] not in REFUSALS:
         return unreachable()
-    refused.headers |= rate_headers(verdict["rate"])
-    return refused
+    status, code, sentence = REFUSALS[verdict["code"]]
+    seconds = str(verdict["retry_after_seconds"] or 1)
+    headers = {}
+    if status == 401:
+        headers = {"WWW-Authenticate": CHALLENGE}
+    elif status == 429:
+        headers = {"Retry-After": seconds, **rate_headers(verdict["rate"])}
+    return Refused(status, code, sentence.format(needed=needed, seconds=seconds), headers)
 
 
 async def answer(

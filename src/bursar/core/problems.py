@@ -183,12 +183,18 @@ def problem_response(lines: list[str]) -> dict[str, Any]:
     }
 
 
-def error_page() -> str:
-    """The page that each problem's `type` points to: every code with its meaning."""
+def error_page(others: Iterable[tuple[int, str, str]]) -> str:
+    """The page that each problem's `type` points to: every code with its meaning.
+
+    `others`: the status, code and meaning of what is answered in our name where we are not asked.
+    """
+    errors = {code: (status, meaning) for status, code, meaning in others}
+    for code, error in BursarError.registry.items():
+        errors[code] = (error.status, " ".join((error.__doc__ or "").split()))
     rows = "".join(
-        f'<tr id="{code}"><td><code>{code}</code></td><td>{error.status}</td>'
-        f"<td>{html.escape(' '.join((error.__doc__ or '').split()))}</td></tr>"
-        for code, error in sorted(BursarError.registry.items())
+        f'<tr id="{code}"><td><code>{code}</code></td><td>{status}</td>'
+        f"<td>{html.escape(meaning)}</td></tr>"
+        for code, (status, meaning) in sorted(errors.items())
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Errors of the Bursar API'
