@@ -155,8 +155,8 @@ async def administer(*statements: str) -> None:
 
 
 async def insist(connection: asyncpg.Connection, statement: str) -> None:
-    """PostgreSQL gives whoever is still in a database five seconds to go: too few for a machine that
-    is busy."""
+    """PostgreSQL gives whoever is still in a database five seconds to go: too few on a busy
+    machine."""
     for _ in range(TRIES - 1):
         try:
             await connection.execute(statement)
