@@ -237,7 +237,8 @@ class OverdraftInUse(BursarError, status=409, code="wallet.overdraft_in_use"):
 
 
 class OverdraftTooLarge(BursarError, status=422, code="wallet.overdraft_too_large"):
-    """More than a wallet may be overdrawn by the settings (points: not at all); `most` says it."""
+    """More than the wallet may be overdrawn by the settings (points: not at all), or is overdrawn
+    already; `most` says it."""
 
 
 CHANGE_OVERDRAFT = text(
@@ -256,7 +257,7 @@ async def change_overdraft(
     if refused.get("error") == OverdraftTooLarge.code:
         most = Decimal(refused["most"])
         raise OverdraftTooLarge(
-            f"A wallet here may be overdrawn by {most} at most.", most=most, currency=asset
+            f"This wallet may be overdrawn by {most} at most.", most=most, currency=asset
         )
     if refused.get("error") == OverdraftInUse.code:
         used = decimal(refused["used"], scale)

@@ -83,8 +83,9 @@ begin
   return null;
 end $$;
 
--- How far below zero a wallet may go: within the settings, points not at all, and never less than it
--- has gone already. Answers why not, or null when it is so.
+-- How far below zero a wallet may go: within the settings, points not at all. Never less than it has
+-- gone already; so far it may go also where the settings allow less by now. Answers why not, or null
+-- when it is so.
 create or replace function change_wallet_overdraft(
   its_owner uuid, its_asset text, new_overdraft bigint, reason text default null,
   address text default null, request_id text default null
@@ -94,16 +95,18 @@ declare
   who uuid := staff_at_work();
   wallet accounts;
   used numeric;
-  most numeric := (
-    select case kind when 'currency' then wallet_rule('overdraft_at_most') else 0 end
-    from assets where code = its_asset);
+  most numeric;
+  unit numeric;
 begin
+  select case kind when 'currency' then wallet_rule('overdraft_at_most') else 0 end, 10::numeric ^ scale
+  into most, unit from assets where code = its_asset;
   select * into wallet from accounts where owner_id = its_owner and asset = its_asset
   for no key update;
   used := greatest(0, wallet.held::numeric - wallet.posted);
+  most := greatest(most, trim_scale(used / unit));
   if wallet.id is null then
     return jsonb_build_object('error', 'wallet.unknown_account');
-  elsif new_overdraft > most * (select 10::numeric ^ scale from assets where code = its_asset) then
+  elsif new_overdraft > most * unit then
     return jsonb_build_object('error', 'wallet.overdraft_too_large', 'most', most);
   elsif new_overdraft < used then
     return jsonb_build_object('error', 'wallet.overdraft_in_use', 'used', used);
