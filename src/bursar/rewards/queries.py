@@ -146,7 +146,7 @@ async def rewards(db: AsyncSession, user_id: UUID) -> CustomersRewards:
         points_this_year=this_year,
         tier=what_counts.tier_of(all_tiers, this_year),
         next_tier=what_counts.tier_after(all_tiers, this_year),
-        expiring=await expiring(db, points) if points and balance > 0 else None,
+        expiring=await expiring(db, points) if points else None,
         redeeming=conditions,
         worth=what_counts.worth(available, conditions.points_per_usd),
     )
@@ -170,26 +170,38 @@ async def earned_this_year(db: AsyncSession, usd: Account) -> int:
     return max(0, int(await db.scalar(query) or 0))
 
 
-# First in, first out: of all that came in, the newest that make up the balance are still there.
-EXPIRING = text("""
+LOTS_AT_ONCE = 1_000
+# First in, first out: of all that came in, the newest that make up the balance are still there. Of
+# one piece of them: how many points that is, where it begins, and what is left of its first day.
+LIVING = text("""
 with lots as (
-  select amount, (posted_at at time zone 'UTC')::date as day, sum(amount) over (order by seq desc)
-    - amount as newer
-  from wallet_entries(:account, credits => true)
-)
-select day, sum(least(amount, :balance - newer))::bigint as points
-from lots where newer < :balance
-group by day order by day limit 1
+  select seq, amount, (posted_at at time zone 'UTC')::date as day,
+    sum(amount) over (order by seq desc) - amount as newer
+  from wallet_entries(:account, until_seq => :until_seq, most => :most, credits => true)
+), living as (
+  select seq, day, least(amount, :balance - newer) as points from lots where newer < :balance
+), oldest as (select min(day) as day from living)
+select oldest.day, min(seq) as seq, sum(points)::bigint as points,
+  sum(points) filter (where living.day = oldest.day)::bigint as on_day
+from living cross join oldest group by oldest.day
 """)
 
 
-async def expiring(db: AsyncSession, points: Account) -> Expiring | None:
+async def expiring(
+    db: AsyncSession, points: Account, *, at_once: int = LOTS_AT_ONCE
+) -> Expiring | None:
+    """Reads backwards to the oldest point that is left, and nothing of what is gone before it."""
     days = await system.value(db, what_counts.EXPIRE_AFTER_DAYS)
-    if days == 0:
+    if days == 0 or points.posted <= 0:
         return None
-    asked = {"account": points.id, "balance": points.posted}
-    oldest = (await db.execute(EXPIRING, asked)).one()
-    return Expiring(oldest.points, oldest.day + timedelta(days=days + 1))
+    oldest, found = date.max, 0
+    balance, until = points.posted, points.seq
+    while balance > 0:
+        asked = {"account": points.id, "balance": balance, "until_seq": until, "most": at_once}
+        piece = (await db.execute(LIVING, asked)).one()
+        found = piece.on_day + (found if piece.day == oldest else 0)
+        oldest, balance, until = piece.day, balance - piece.points, piece.seq - 1
+    return Expiring(found, oldest + timedelta(days=days + 1))
 
 
 @dataclass(frozen=True, slots=True)
