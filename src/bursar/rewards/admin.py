@@ -33,7 +33,12 @@ from bursar.rewards.schemas import (
     standing,
 )
 from bursar.rewards.service import GrantTooLarge, TierTaken, TooGenerous, TooMany
-from bursar.wallets.ledger import AccountFrozen, InsufficientFunds, UnknownAccount
+from bursar.wallets.ledger import (
+    AccountClosed,
+    AccountFrozen,
+    InsufficientFunds,
+    UnknownAccount,
+)
 
 router = APIRouter(tags=["rewards"], route_class=Route)
 
@@ -214,7 +219,13 @@ async def list_history(
     status_code=201,
     dependencies=[ADJUST],
     responses=documented(
-        UnknownAccount, InsufficientFunds, AccountFrozen, GrantTooLarge, BadKey, KeyReused
+        UnknownAccount,
+        InsufficientFunds,
+        AccountFrozen,
+        AccountClosed,
+        GrantTooLarge,
+        BadKey,
+        KeyReused,
     ),
 )
 async def grant_points(

@@ -25,7 +25,8 @@ from bursar.rewards.schemas import (
     standing,
 )
 from bursar.rewards.service import NotRedeemable, TooFewPoints
-from bursar.wallets.ledger import AccountFrozen, InsufficientFunds
+from bursar.wallets.ledger import AccountClosed, AccountFrozen, InsufficientFunds
+from bursar.wallets.till import TillFull
 
 router = APIRouter(tags=["rewards"], route_class=Route)
 
@@ -76,7 +77,15 @@ async def list_history(db: Db, me: Own, ask: Annotated[HistoryQuery, Query()]) -
     dependencies=[in_person],
     response_model=RedemptionOut,
     responses=documented(
-        NotFound, InsufficientFunds, AccountFrozen, NotRedeemable, TooFewPoints, BadKey, KeyReused
+        NotFound,
+        InsufficientFunds,
+        AccountFrozen,
+        AccountClosed,
+        NotRedeemable,
+        TooFewPoints,
+        TillFull,
+        BadKey,
+        KeyReused,
     ),
 )
 @own_key

@@ -204,22 +204,19 @@ async def grant(db: AsyncSession, user_id: UUID, points: int, *, reason: str, ke
 
 LOCK = text("select pg_advisory_xact_lock(hashtextextended(:scope, 0))")
 TODAY = text("""
-select coalesce(sum((outcome -> 'legs' -> 0 ->> 'amount')::numeric) filter (where created_at
-    >= date_trunc('day', clock_timestamp() at time zone 'UTC') at time zone 'UTC'), 0)::bigint
-    as points,
-  coalesce(bool_or(key = :key), false) as done
-from operations where scope = :scope and starts_with(scope, 'rewards.grants ')
+select coalesce(sum((outcome -> 'legs' -> 0 ->> 'amount')::numeric), 0)::bigint from operations
+where scope = :scope and starts_with(scope, 'rewards.grants ')
+  and created_at >= date_trunc('day', now(), 'UTC')
 """)
 
 
 async def refuse_too_much(db: AsyncSession, scope: str, key: str, points: int) -> None:
     """Of one person two grants never count at once, so that none passes the other's sum by."""
     await db.execute(LOCK, {"scope": scope})
-    today = (await db.execute(TODAY, {"scope": scope, "key": key})).one()
-    if today.done:
+    if await db.scalar(select(func.operation_of(scope, key))):
         return  # nothing is given a second time
     most = await system.value(db, rules.MOST_GRANTED)
-    left = max(0, most - today.points)
+    left = max(0, most - (await db.scalar(TODAY, {"scope": scope}) or 0))
     if points > left:
         raise GrantTooLarge(
             f"One person may give and take {most} points in one day; {left} are left today.",

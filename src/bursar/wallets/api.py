@@ -58,6 +58,7 @@ from bursar.wallets.schemas import (
     WalletList,
     WalletOut,
 )
+from bursar.wallets.till import TillFull
 
 router = APIRouter(tags=["wallets"], route_class=Route)
 
@@ -289,7 +290,8 @@ async def put_in(request: Request, db: AsyncSession, actor: Actor, body: Funding
     dependencies=[in_person],
     responses=documented(
         InsufficientFunds, UnknownAccount, UnknownAsset, *BAD_AMOUNTS, SameAccount, AccountFrozen,
-        AccountClosed, TransfersClosed, TransferTooLarge, TransferLimit, KeyReused, BadKey,
+        AccountClosed, TransfersClosed, TransferTooLarge, TransferLimit, TillFull, KeyReused,
+        BadKey,
     ),
 )  # fmt: skip
 @own_key

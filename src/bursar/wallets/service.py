@@ -31,7 +31,7 @@ from bursar.core.money import decimal, signed_minor
 from bursar.system import queries as system
 from bursar.system.catalogue import setting
 from bursar.wallets import assets, ledger, statements
-from bursar.wallets.ledger import USD, Leg, Outcome, Request
+from bursar.wallets.ledger import USD, Leg, Outcome, Request, UnknownAccount
 from bursar.wallets.models import Account, AccountStatus, Adjustment
 
 ADJUSTMENT_LIMIT = setting(
@@ -341,6 +341,8 @@ class AdjustmentDecided(BursarError, status=409, code="wallet.adjustment_decided
 async def approve(db: AsyncSession, adjustment_id: UUID) -> Adjustment:
     """A second person says yes: it is posted now, once, whoever else says so too."""
     row = await to_decide(db, adjustment_id)
+    if row.user_id is None:
+        raise UnknownAccount("This customer is gone: the adjustment can only be rejected.")
     names = ("user_id", "asset", "amount", "reason")
     facts = {name: getattr(row, name) for name in names}
     fact: Fact = {"scope": "adjustments", "key": str(row.id)}
