@@ -312,7 +312,7 @@ async def adjusted_before(
     if row is None and operation_id is None:
         return None
     if row is None or any(getattr(row, name) != value for name, value in facts.items()):
-        raise KeyReused("This key was used before for something else; take a new one.")
+        raise KeyReused.now()
     return row
 
 
