@@ -210,7 +210,7 @@ async def list_history(
 ) -> HistoryForStaff:
     """Every point that came to a customer or went, the newest first."""
     page = await queries.history(db, user_id, ask)
-    lines = [PointsEntryForStaff.model_validate(line) for line in page.items]
+    lines = [PointsEntryForStaff.of(line) for line in page.items]
     return HistoryForStaff.of(page, history=lines)
 
 

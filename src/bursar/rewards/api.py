@@ -68,7 +68,7 @@ async def read_rewards(db: Db, me: Own) -> RewardsOut:
 async def list_history(db: Db, me: Own, ask: Annotated[HistoryQuery, Query()]) -> History:
     """Every point that came or went, the newest first."""
     page = await queries.history(db, me, ask)
-    return History.of(page, history=[PointsEntryOut.model_validate(line) for line in page.items])
+    return History.of(page, history=[PointsEntryOut.of(line) for line in page.items])
 
 
 @router.post(

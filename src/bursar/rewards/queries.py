@@ -17,8 +17,12 @@ from bursar.core.paging import Order, Page, PageQuery
 from bursar.rewards import rules as what_counts
 from bursar.rewards.models import RewardDay, RewardRule, RewardTier
 from bursar.system import queries as system
+from bursar.wallets import queries as wallets
 from bursar.wallets.ledger import POINTS, USD
 from bursar.wallets.models import Account
+from bursar.wallets.queries import Entry, EntryFilters
+
+TAKEN_AWAY = 1_000  # lines of the history stand in the export of personal data, the newest
 
 RULES = Order(
     {"created_at": RewardRule.created_at, "name": RewardRule.name},
@@ -204,62 +208,28 @@ async def expiring(
     return Expiring(found, oldest + timedelta(days=days + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class PointsEntry:
-    """A line of the history: points that came, or went (below zero)."""
-
-    id: UUID
-    seq: int
-    points: int
-    points_balance: int
-    kind: str
-    created_at: datetime
-
-
-ENTRIES = text("""
-select id, seq, amount, balance, kind, posted_at
-from wallet_entries(:account, until_seq => :until_seq, most => :most)
-""")
-ORDER = "-created_at"
-
-
-async def history(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[PointsEntry]:
-    """The newest first. Entries are numbered without gaps, so every page is found at once."""
+async def history(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[Entry]:
+    """Every point that came, or went (below zero): the newest first."""
     _, points = await accounts(db, user_id)
-    total = points.seq if points else 0
-    offset, until = ask.start, total - ask.start
-    if ask.cursor:
-        offset, total, place = paging.unpack(ask.cursor, ORDER, places=1)
-        if type(place[0]) is not int or not 0 < place[0] < paging.MOST_ROWS:
-            raise paging.bad_cursor()
-        until = place[0] - 1
-    found = await entries(db, points.id, until, ask.size + 1) if points else []
-    items = found[: ask.size]
-    next_cursor = None
-    if len(found) > len(items):
-        next_cursor = paging.pack(ORDER, offset + len(items), total, [items[-1].seq])
-    return Page(items, total, ask.size, offset, next_cursor)
-
-
-async def entries(
-    db: AsyncSession, account_id: UUID, until_seq: int, most: int
-) -> list[PointsEntry]:
-    asked = {"account": account_id, "until_seq": until_seq, "most": most}
-    return [PointsEntry(*row) for row in await db.execute(ENTRIES, asked)]
+    if points is None:
+        return Page([], 0, ask.size, ask.start, None)
+    return await wallets.entries(db, points, EntryFilters(), ask)
 
 
 @keeps_personal_data("rewards")
 async def personal_data(db: AsyncSession, user_id: UUID) -> dict[str, Any]:
-    """The points of a customer, and the newest thousand lines of their history."""
+    """The points of a customer, and the newest lines of their history."""
     standing = await rewards(db, user_id)
     _, points = await accounts(db, user_id)
-    lines = await entries(db, points.id, points.seq, 1000) if points else []
+    lines: Sequence[Entry] = ()
+    if points:
+        lines = await wallets.read(db, points, EntryFilters(), 0, points.seq, TAKEN_AWAY)
     return {
         "points_balance": standing.points_balance,
         "points_this_year": standing.points_this_year,
         "tier": standing.tier.name if standing.tier else None,
         "history": [
-            {"points": line.points, "kind": line.kind, "created_at": line.created_at}
+            {"points": line.amount, "kind": line.kind, "created_at": line.posted_at}
             for line in lines
         ],
     }

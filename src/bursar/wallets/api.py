@@ -342,8 +342,8 @@ async def sent_before(
         return None
     was = (done.kind, done.recipient, done.asset, done.amount, (done.metadata or {}).get("note"))
     if was != ("transfer", body.to_user_id, body.currency, amount, body.note or None):
-        raise ledger.refusal({"error": KeyReused.code})
-    return ledger.outcome({**done.outcome, "replayed": True})
+        raise KeyReused.now()
+    return done.replayed()
 
 
 def sending(actor: Actor, body: NewTransfer, amount: int, per_day: int) -> ledger.Leg:
