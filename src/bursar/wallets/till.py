@@ -159,9 +159,7 @@ def read(answer: Answer) -> Outcome | BursarError:
     if isinstance(answer, BursarError):
         return answer
     try:
-        return ledger.outcome(answer)
-    except BursarError as refusal:
-        return refusal
+        return ledger.result(answer)
     except Exception:
         log.exception("the till cannot read an answer of the ledger")
         if isinstance(answer, dict) and "error" in answer:
