@@ -35,7 +35,7 @@ from bursar.wallets import service as wallets
 from bursar.wallets.followers import Entry, follow
 
 FOLLOWER = "rewards.earning"
-MOST = 1_000  # entries at once: no more requests than post() takes
+MOST = ledger.MOST_REQUESTS  # entries at once, each of which may be another customer's
 UNIT = 10**6  # of USD
 
 
