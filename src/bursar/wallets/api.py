@@ -26,7 +26,7 @@ from bursar.core.money import BAD_AMOUNTS
 from bursar.core.paging import Page, PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Day, Route, Time, answer
-from bursar.wallets import assets, export, ledger, queries, rules, spending, statements
+from bursar.wallets import assets, export, ledger, queries, rules, spending
 from bursar.wallets import service as wallets
 from bursar.wallets.charge_schemas import Currency
 from bursar.wallets.ledger import (
@@ -122,7 +122,7 @@ class HoldsQuery(PageQuery):
 async def list_holds(db: Db, whose: Visible, ask: Annotated[HoldsQuery, Query()]) -> HoldList:
     """What is set aside, or was, in all the wallets: the newest first."""
     page = await queries.holds(db, whose, ask, state=ask.state)
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     return HoldList.of(page, holds=[HoldOut.of(row, scales[row.asset]) for row in page.items])
 
 
@@ -240,8 +240,7 @@ async def read_spending(
         spent = await spending.spending(db, wallet.row.id, first, last)
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     by_category = {
-        name or spending.UNSORTED: money.decimal(amount, scale)
-        for name, amount in sorted(spent.by_category.items())
+        name: money.decimal(amount, scale) for name, amount in sorted(spent.by_category.items())
     }
     return SpendingOut(
         total_spent=money.decimal(spent.total, scale),

@@ -19,7 +19,7 @@ from bursar.core import money, paging
 from bursar.core.database import WORKER, Claim, Database
 from bursar.core.errors import NotFound
 from bursar.core.paging import Order, Page, PageQuery
-from bursar.wallets import assets, ledger, statements
+from bursar.wallets import assets, ledger
 from bursar.wallets.ledger import Outcome, UnknownAccount
 from bursar.wallets.models import Account, Asset, Hold, HoldState
 
@@ -73,7 +73,7 @@ async def wallets(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[Walle
     page = await paging.fetch(db, query, ask, WALLETS)
     if page.total == 0:
         raise nobody()
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     found = [Wallet(row, scales[row.asset]) for row in page.items]
     return Page(found, page.total, page.limit, page.offset, page.next_cursor, page.total_exact)
 

@@ -32,7 +32,8 @@ from bursar.system import queries as system
 from bursar.system.catalogue import setting
 from bursar.wallets import assets, ledger, statements
 from bursar.wallets.ledger import USD, Leg, Outcome, Request, UnknownAccount
-from bursar.wallets.models import Account, AccountStatus, Adjustment
+from bursar.wallets.models import AccountStatus, Adjustment
+from bursar.wallets.queries import Wallet
 
 ADJUSTMENT_LIMIT = setting(
     "adjustment_limit",
@@ -217,9 +218,9 @@ CHANGE_STATUS = text(
 
 async def change_status(
     db: AsyncSession, user_id: UUID, asset: str, status: AccountStatus, *, reason: str
-) -> tuple[Account, int]:
+) -> Wallet:
     """Whether money moves in a wallet; what is under way is done before, or sees it."""
-    _, scale = await statements.wallet(db, user_id, asset)
+    scale = (await statements.wallet(db, user_id, asset)).scale
     given = {"user_id": user_id, "asset": asset, "status": status.value, "reason": reason}
     refused = await db.scalar(CHANGE_STATUS, given | audit.whence(db)) or {}
     if refused.get("error") == NotEmpty.code:
@@ -248,9 +249,9 @@ CHANGE_OVERDRAFT = text(
 
 async def change_overdraft(
     db: AsyncSession, user_id: UUID, asset: str, limit: Decimal, *, reason: str | None = None
-) -> tuple[Account, int]:
+) -> Wallet:
     """How far below zero a wallet may go, but never less than it has gone already."""
-    _, scale = await statements.wallet(db, user_id, asset)
+    scale = (await statements.wallet(db, user_id, asset)).scale
     overdraft = signed_minor(limit, scale, pointer="/limit")
     given = {"user_id": user_id, "asset": asset, "overdraft": overdraft, "reason": reason}
     refused = await db.scalar(CHANGE_OVERDRAFT, given | audit.whence(db)) or {}
@@ -282,8 +283,8 @@ async def adjust(
         audit.nothing_changed(db)
         return before, True
     facts["key"] = fact["key"]
-    today = await statements.adjusted_alone_today(db, person, asset)
-    if alone := decimal(today + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
+    today = await db.scalar(select(func.adjusted_alone_today(person, asset))) or 0
+    if alone := decimal(int(today) + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
         outcome = await post_adjustment(db, facts, fact)
         facts |= {"state": "posted", "operation_id": outcome.operation_id}
         facts |= {"decided_at": func.now()}

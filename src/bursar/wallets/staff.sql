@@ -176,6 +176,15 @@ begin
   return new;
 end $$;
 
+-- What one person gave and took today, in UTC, without a second one; in minor units.
+create or replace function adjusted_alone_today(person uuid, its_asset text) returns numeric
+language sql stable set search_path = pg_catalog, public, pg_temp
+return (
+  select coalesce(sum(abs(amount)), 0) from public.adjustments
+  where state = 'posted' and decided_by is null and proposed_by = person and asset = its_asset
+    and created_at >= date_trunc('day', now(), 'UTC')
+);
+
 create or replace function check_adjustment(its adjustments) returns void
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 begin
@@ -193,16 +202,16 @@ begin
         else taken.owner_id = its.user_id and given.purpose = 'adjustments' end
   ) then
     raise exception 'nothing was posted for this adjustment' using errcode = 'restrict_violation';
-  elsif its.decided_by is null and (
-    select coalesce(sum(abs(amount)), 0) + abs(its.amount) from adjustments
-    where state = 'posted' and decided_by is null and proposed_by = its.proposed_by
-      and asset = its.asset and created_at >= date_trunc('day', now(), 'UTC')
-  ) > wallet_rule('adjustment_limit') * (select 10::numeric ^ scale from assets where code = its.asset)
+  elsif its.decided_by is null
+    and adjusted_alone_today(its.proposed_by, its.asset) + abs(its.amount)
+      > wallet_rule('adjustment_limit') * (select 10::numeric ^ scale from assets where code = its.asset)
   then
     raise exception 'a second person has to decide' using errcode = 'restrict_violation';
   end if;
 end $$;
-revoke execute on function decide_adjustment(), check_adjustment(adjustments) from public;
+revoke execute on function decide_adjustment(), check_adjustment(adjustments),
+  adjusted_alone_today(uuid, text) from public;
+grant execute on function adjusted_alone_today(uuid, text) to staff_user;
 create or replace trigger decide before insert or update on adjustments
   for each row execute function decide_adjustment();
 call never_removed('adjustments');
