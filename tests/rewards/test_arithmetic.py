@@ -59,7 +59,7 @@ STEPS = st.lists(
 OWED = [((50_000_000, None), 0), (3, 1), ((0, 1.0), 0), ((30_250_000, None), 1), (1, 0),
         ((90_000_000, None), 2)]  # fmt: skip
 MOST = 20  # points for a dollar
-TIER_TABLE = ((0, Fraction(1)), (300, Fraction(5, 4)), (1500, Fraction(9, 5)))
+TIER_TABLE = ((0, Fraction(11, 10)), (300, Fraction(5, 4)), (1500, Fraction(9, 5)))
 
 
 class Oracle:

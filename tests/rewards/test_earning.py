@@ -153,6 +153,30 @@ async def test_what_was_earned_a_year_ago_makes_no_tier(live_db: Live) -> None:
     assert (body["tier"], body["points_this_year"]) == ("silver", 2500)
 
 
+async def test_who_gave_back_more_than_they_earned_this_year_is_in_the_lowest_tier(
+    live_db: Live,
+) -> None:
+    await move_in(live_db)
+    await rule(live_db, 10)
+    await rows(live_db, "update reward_tiers set multiplier = 2 where from_points = 0")
+    await made_long_ago(live_db)
+    await fund(live_db, CARL, 100)
+    long_ago = await charge(live_db, CARL, 10)
+    wallet = await wallet_of(live_db, CARL)
+    await backdate(live_db, wallet["id"], [datetime.now(UTC) - timedelta(days=400)] * 2)
+    await give(live_db)
+    await reverse(live_db, long_ago)
+    await give(live_db)
+    async with live_db.api(CARL) as api:
+        body = (await api.get("/api/v1/users/me/rewards")).json()
+    assert (body["tier"], body["multiplier"], body["points_this_year"]) == ("bronze", 2, 0)
+    await charge(live_db, CARL, 10)
+    await give(live_db)
+    assert await lines_of(live_db, CARL) == [("earn", 200), ("take_back", -200), ("earn", 200)]
+    told = await rows(live_db, "select payload from events where name = 'rewards.tier_reached'")
+    assert told == []  # they never left it
+
+
 async def test_a_reversal_takes_back_at_the_rate_of_its_charge(live_db: Live) -> None:
     await move_in(live_db)
     made = await rule(live_db, "1.5")

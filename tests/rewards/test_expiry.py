@@ -8,16 +8,17 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from bursar.core.database import WORKER
-from bursar.rewards import service, tasks
+from bursar.rewards import queries, service, tasks
 from bursar.rewards.service import PointsMoved
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
 from tests.accounts.people import change, rows, run_jobs
 from tests.conftest import Live
 from tests.rewards.points import backdate, lines_of, points_of, receive, spend
-from tests.wallets.purses import freeze, move_in, wallet_of
+from tests.wallets.purses import freeze, move_in, post, wallet_of
 from tests.world import CARL, DORA
 
 ME = "/api/v1/users/me/rewards"
@@ -153,10 +154,25 @@ async def test_what_expires_is_what_lots_say(
             take(lots, min(points, there))
         moments.append(midnight() - timedelta(days=ago))
     await backdate(live_db, (await wallet_of(live_db, who, "POINTS"))["id"], moments)
+    await says_what_is_next(live_db, who, lots, days)
     await expire(live_db)
     assert await points_of(live_db, who) == sum(left for ago, left in lots if ago <= days)
     await expire(live_db, days_ahead=1)
     assert await points_of(live_db, who) == sum(left for ago, left in lots if ago + 1 <= days)
+
+
+async def says_what_is_next(live: Live, who: UUID, lots: deque[list[int]], days: int) -> None:
+    """However many lots are read at once: those of the oldest day that is left."""
+    oldest = max((ago for ago, _ in lots), default=0)
+    async with live.database.transaction(WORKER) as db:
+        _, points = await queries.accounts(db, who)
+        assert points
+        for at_once in (1, 2, queries.LOTS_AT_ONCE):
+            told = await queries.expiring(db, points, at_once=at_once)
+            assert (told is None) == (not lots)
+            if told:
+                assert told.points == sum(left for ago, left in lots if ago == oldest)
+                assert told.expires_on == midnight().date() + timedelta(days=days + 1 - oldest)
 
 
 def take(lots: deque[list[int]], points: int) -> None:
@@ -167,6 +183,31 @@ def take(lots: deque[list[int]], points: int) -> None:
         points -= part
         if lots[0][1] == 0:
             lots.popleft()
+
+
+READ_ROWS = "select sum(idx_tup_fetch + seq_tup_read) n from pg_stat_xact_user_tables"
+
+
+async def test_what_is_next_is_found_without_reading_what_is_gone(live_db: Live) -> None:
+    """By the rows that PostgreSQL has read for it."""
+    await move_in(live_db)
+    await change(live_db, "points_expire_after_days", 30)
+    legs = [
+        ledger.transfer("rewards", ledger.user(str(CARL.id)), 1, ledger.POINTS, kind="earn")
+        for _ in range(ledger.MOST_LEGS)
+    ]
+    for _ in range(8):
+        await post(live_db, *legs)
+    await spend(live_db, CARL, 8 * ledger.MOST_LEGS - 15)
+    async with live_db.database.transaction(WORKER) as db:
+        _, points = await queries.accounts(db, UUID(str(CARL.id)))
+        assert points
+        before = await db.scalar(text(READ_ROWS)) or 0
+        told = await queries.expiring(db, points, at_once=10)
+        read = (await db.scalar(text(READ_ROWS)) or 0) - before
+    assert told
+    assert told.points == 15
+    assert 15 < read < 50
 
 
 async def test_each_account_expires_once_a_day_whatever_staff_set(live_db: Live) -> None:

@@ -187,6 +187,8 @@ async def test_what_one_person_may_give_in_a_day_is_a_sum(live_db: Live) -> None
     assert await points_of(live_db, CARL) == 800 - 200 + 1000
     await rows(live_db, YESTERDAY)
     assert (await grant(1000)).status_code == 201
+    await rows(live_db, "delete from idempotency_keys")
+    assert (await grant(-200, key="k1")).headers["idempotent-replayed"] == "true"  # yesterday's
 
 
 YESTERDAY = """

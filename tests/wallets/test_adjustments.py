@@ -178,6 +178,15 @@ async def test_what_cannot_be_posted_stays_proposed(live_db: Live) -> None:
     assert len(await rows(live_db, "select from adjustments")) == 1
 
 
+async def test_whose_customer_is_gone_is_only_rejected(live_db: Live) -> None:
+    await move_in(live_db)
+    async with live_db.api(OLIVIA) as olivia, live_db.api(ADAM) as adam:
+        url = await proposed(olivia)
+        await rows(live_db, "delete from users where id = $1", CARL.id)
+        assert of(await adam.post(f"{url}/approval")) == (404, "wallet.unknown_account")
+        assert (await adam.post(f"{url}/rejection")).json()["state"] == "rejected"
+
+
 async def test_the_limit_is_a_setting_of_staff(live_db: Live) -> None:
     await move_in(live_db)
     await change(live_db, "adjustment_limit", 0)

@@ -283,6 +283,23 @@ async def test_an_overdraft_has_a_limit_and_points_have_none(live_db: Live) -> N
     assert (await wallet_of(live_db, CARL, "POINTS"))["overdraft"] == 0
 
 
+async def test_an_overdraft_in_use_above_a_limit_of_today_goes_down_to_what_is_used(
+    live_db: Live,
+) -> None:
+    await move_in(live_db)
+    url = f"{OF_CARL}/wallet/overdraft"
+    async with live_db.api(OLIVIA) as api:
+        assert (await api.put(url, json={"limit": 100})).status_code == 200
+        await charge(live_db, CARL, 80)
+        await change(live_db, "overdraft_at_most", 50)
+        more = await api.put(url, json={"limit": "80.000001"})
+        assert of(more) == (422, "wallet.overdraft_too_large")
+        assert Decimal(str(more.json()["most"])) == 80
+        assert of(await api.put(url, json={"limit": 50})) == (409, "wallet.overdraft_in_use")
+        assert (await api.put(url, json={"limit": 80})).status_code == 200
+    assert (await wallet_of(live_db, CARL))["overdraft"] == 80_000_000
+
+
 async def test_a_currency_that_is_none_is_told_from_a_wallet_that_is_not_there(
     live_db: Live,
 ) -> None:

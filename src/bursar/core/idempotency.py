@@ -74,7 +74,7 @@ class KeyReused(BursarError, status=422, code="idempotency.key_reused"):
 
     @classmethod
     def now(cls) -> "KeyReused":
-        return cls("This Idempotency-Key was used before with another request; take a new one.")
+        return cls("This key was used before with another request; take a new one.")
 
 
 class KeyInFlight(BursarError, status=409, code="idempotency.in_flight"):

@@ -101,7 +101,7 @@ async def asked_before(
     query = select(Refund).filter_by(payment_id=payment.id, idempotency_key=key)
     found: Refund | None = await db.scalar(query)
     if found is not None and found.fingerprint != fingerprint:
-        raise KeyReused("This key was used before with another request; take a new one.")
+        raise KeyReused.now()
     if found is not None:
         audit.nothing_changed(db)
     return found

@@ -119,7 +119,7 @@ async def asked_before(db: AsyncSession, new: NewPayment) -> Payment | None:
     if found is None:
         return None
     if found.fingerprint != new.fingerprint:
-        raise KeyReused("This key was used before with another request; take a new one.")
+        raise KeyReused.now()
     if found.provider != MANUAL and found.attempts < 2 and is_being_asked(found):
         raise in_flight()
     audit.nothing_changed(db)

@@ -33,7 +33,12 @@ from bursar.rewards.schemas import (
     standing,
 )
 from bursar.rewards.service import GrantTooLarge, TierTaken, TooGenerous, TooMany
-from bursar.wallets.ledger import AccountFrozen, InsufficientFunds, UnknownAccount
+from bursar.wallets.ledger import (
+    AccountClosed,
+    AccountFrozen,
+    InsufficientFunds,
+    UnknownAccount,
+)
 
 router = APIRouter(tags=["rewards"], route_class=Route)
 
@@ -205,7 +210,7 @@ async def list_history(
 ) -> HistoryForStaff:
     """Every point that came to a customer or went, the newest first."""
     page = await queries.history(db, user_id, ask)
-    lines = [PointsEntryForStaff.model_validate(line) for line in page.items]
+    lines = [PointsEntryForStaff.of(line) for line in page.items]
     return HistoryForStaff.of(page, history=lines)
 
 
@@ -214,7 +219,13 @@ async def list_history(
     status_code=201,
     dependencies=[ADJUST],
     responses=documented(
-        UnknownAccount, InsufficientFunds, AccountFrozen, GrantTooLarge, BadKey, KeyReused
+        UnknownAccount,
+        InsufficientFunds,
+        AccountFrozen,
+        AccountClosed,
+        GrantTooLarge,
+        BadKey,
+        KeyReused,
     ),
 )
 async def grant_points(

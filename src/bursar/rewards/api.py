@@ -25,7 +25,8 @@ from bursar.rewards.schemas import (
     standing,
 )
 from bursar.rewards.service import NotRedeemable, TooFewPoints
-from bursar.wallets.ledger import AccountFrozen, InsufficientFunds
+from bursar.wallets.ledger import AccountClosed, AccountFrozen, InsufficientFunds
+from bursar.wallets.till import TillFull
 
 router = APIRouter(tags=["rewards"], route_class=Route)
 
@@ -67,7 +68,7 @@ async def read_rewards(db: Db, me: Own) -> RewardsOut:
 async def list_history(db: Db, me: Own, ask: Annotated[HistoryQuery, Query()]) -> History:
     """Every point that came or went, the newest first."""
     page = await queries.history(db, me, ask)
-    return History.of(page, history=[PointsEntryOut.model_validate(line) for line in page.items])
+    return History.of(page, history=[PointsEntryOut.of(line) for line in page.items])
 
 
 @router.post(
@@ -76,7 +77,15 @@ async def list_history(db: Db, me: Own, ask: Annotated[HistoryQuery, Query()]) -
     dependencies=[in_person],
     response_model=RedemptionOut,
     responses=documented(
-        NotFound, InsufficientFunds, AccountFrozen, NotRedeemable, TooFewPoints, BadKey, KeyReused
+        NotFound,
+        InsufficientFunds,
+        AccountFrozen,
+        AccountClosed,
+        NotRedeemable,
+        TooFewPoints,
+        TillFull,
+        BadKey,
+        KeyReused,
     ),
 )
 @own_key

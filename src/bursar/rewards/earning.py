@@ -35,7 +35,7 @@ from bursar.wallets import service as wallets
 from bursar.wallets.followers import Entry, follow
 
 FOLLOWER = "rewards.earning"
-MOST = 1_000  # entries at once: no more requests than post() takes
+MOST = ledger.MOST_REQUESTS  # entries at once, each of which may be another customer's
 UNIT = 10**6  # of USD
 
 
@@ -206,6 +206,8 @@ where account_id = any (:accounts) and day > :after
 
 
 async def standings_of(db: AsyncSession, entries: Sequence[Entry]) -> dict[UUID, Standing]:
+    """What can be taken back is read before the points are locked. Where they are redeemed
+    meanwhile, posting is refused and all is counted anew the next time: exact, only later."""
     standings: dict[UUID, Standing] = {}
     for entry in entries:
         standings.setdefault(entry.account_id, Standing(entry, entry)).last = entry

@@ -17,8 +17,12 @@ from bursar.core.paging import Order, Page, PageQuery
 from bursar.rewards import rules as what_counts
 from bursar.rewards.models import RewardDay, RewardRule, RewardTier
 from bursar.system import queries as system
+from bursar.wallets import queries as wallets
 from bursar.wallets.ledger import POINTS, USD
 from bursar.wallets.models import Account
+from bursar.wallets.queries import Entry, EntryFilters
+
+TAKEN_AWAY = 1_000  # lines of the history stand in the export of personal data, the newest
 
 RULES = Order(
     {"created_at": RewardRule.created_at, "name": RewardRule.name},
@@ -146,7 +150,7 @@ async def rewards(db: AsyncSession, user_id: UUID) -> CustomersRewards:
         points_this_year=this_year,
         tier=what_counts.tier_of(all_tiers, this_year),
         next_tier=what_counts.tier_after(all_tiers, this_year),
-        expiring=await expiring(db, points) if points and balance > 0 else None,
+        expiring=await expiring(db, points) if points else None,
         redeeming=conditions,
         worth=what_counts.worth(available, conditions.points_per_usd),
     )
@@ -170,84 +174,62 @@ async def earned_this_year(db: AsyncSession, usd: Account) -> int:
     return max(0, int(await db.scalar(query) or 0))
 
 
-# First in, first out: of all that came in, the newest that make up the balance are still there.
-EXPIRING = text("""
+LOTS_AT_ONCE = 1_000
+# First in, first out: of all that came in, the newest that make up the balance are still there. Of
+# one piece of them: how many points that is, where it begins, and what is left of its first day.
+LIVING = text("""
 with lots as (
-  select amount, (posted_at at time zone 'UTC')::date as day, sum(amount) over (order by seq desc)
-    - amount as newer
-  from wallet_entries(:account, credits => true)
-)
-select day, sum(least(amount, :balance - newer))::bigint as points
-from lots where newer < :balance
-group by day order by day limit 1
+  select seq, amount, (posted_at at time zone 'UTC')::date as day,
+    sum(amount) over (order by seq desc) - amount as newer
+  from wallet_entries(:account, until_seq => :until_seq, most => :most, credits => true)
+), living as (
+  select seq, day, least(amount, :balance - newer) as points from lots where newer < :balance
+), oldest as (select min(day) as day from living)
+select oldest.day, min(seq) as seq, sum(points)::bigint as points,
+  sum(points) filter (where living.day = oldest.day)::bigint as on_day
+from living cross join oldest group by oldest.day
 """)
 
 
-async def expiring(db: AsyncSession, points: Account) -> Expiring | None:
+async def expiring(
+    db: AsyncSession, points: Account, *, at_once: int = LOTS_AT_ONCE
+) -> Expiring | None:
+    """Reads backwards to the oldest point that is left, and nothing of what is gone before it."""
     days = await system.value(db, what_counts.EXPIRE_AFTER_DAYS)
-    if days == 0:
+    if days == 0 or points.posted <= 0:
         return None
-    asked = {"account": points.id, "balance": points.posted}
-    oldest = (await db.execute(EXPIRING, asked)).one()
-    return Expiring(oldest.points, oldest.day + timedelta(days=days + 1))
+    oldest, found = date.max, 0
+    balance, until = points.posted, points.seq
+    while balance > 0:
+        asked = {"account": points.id, "balance": balance, "until_seq": until, "most": at_once}
+        piece = (await db.execute(LIVING, asked)).one()
+        found = piece.on_day + (found if piece.day == oldest else 0)
+        oldest, balance, until = piece.day, balance - piece.points, piece.seq - 1
+    return Expiring(found, oldest + timedelta(days=days + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class PointsEntry:
-    """A line of the history: points that came, or went (below zero)."""
-
-    id: UUID
-    seq: int
-    points: int
-    points_balance: int
-    kind: str
-    created_at: datetime
-
-
-ENTRIES = text("""
-select id, seq, amount, balance, kind, posted_at
-from wallet_entries(:account, until_seq => :until_seq, most => :most)
-""")
-ORDER = "-created_at"
-
-
-async def history(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[PointsEntry]:
-    """The newest first. Entries are numbered without gaps, so every page is found at once."""
+async def history(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[Entry]:
+    """Every point that came, or went (below zero): the newest first."""
     _, points = await accounts(db, user_id)
-    total = points.seq if points else 0
-    offset, until = ask.start, total - ask.start
-    if ask.cursor:
-        offset, total, place = paging.unpack(ask.cursor, ORDER, places=1)
-        if type(place[0]) is not int or not 0 < place[0] < paging.MOST_ROWS:
-            raise paging.bad_cursor()
-        until = place[0] - 1
-    found = await entries(db, points.id, until, ask.size + 1) if points else []
-    items = found[: ask.size]
-    next_cursor = None
-    if len(found) > len(items):
-        next_cursor = paging.pack(ORDER, offset + len(items), total, [items[-1].seq])
-    return Page(items, total, ask.size, offset, next_cursor)
-
-
-async def entries(
-    db: AsyncSession, account_id: UUID, until_seq: int, most: int
-) -> list[PointsEntry]:
-    asked = {"account": account_id, "until_seq": until_seq, "most": most}
-    return [PointsEntry(*row) for row in await db.execute(ENTRIES, asked)]
+    if points is None:
+        return Page([], 0, ask.size, ask.start, None)
+    return await wallets.entries(db, points, EntryFilters(), ask)
 
 
 @keeps_personal_data("rewards")
 async def personal_data(db: AsyncSession, user_id: UUID) -> dict[str, Any]:
-    """The points of a customer, and the newest thousand lines of their history."""
+    """The points of a customer, and the newest lines of their history."""
     standing = await rewards(db, user_id)
     _, points = await accounts(db, user_id)
-    lines = await entries(db, points.id, points.seq, 1000) if points else []
+    lines: Sequence[Entry] = ()
+    if points:
+        lines = await wallets.read(db, points, EntryFilters(), 0, points.seq, TAKEN_AWAY)
     return {
         "points_balance": standing.points_balance,
         "points_this_year": standing.points_this_year,
         "tier": standing.tier.name if standing.tier else None,
         "history": [
-            {"points": line.points, "kind": line.kind, "created_at": line.created_at}
+            {"points": line.amount, "kind": line.kind, "created_at": line.posted_at}
             for line in lines
         ],
     }

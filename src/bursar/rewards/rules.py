@@ -85,8 +85,9 @@ def points_per_unit(rules: Iterable[RewardRule], category: str | None, moment: d
 
 
 def tier_of(tiers: Iterable[RewardTier], earned: int) -> RewardTier | None:
-    """The highest that so many points reach."""
-    reached = [tier for tier in tiers if tier.from_points <= earned]
+    """The highest that so many points reach. More given back than earned counts as none earned, as
+    customers are shown it."""
+    reached = [tier for tier in tiers if tier.from_points <= max(0, earned)]
     return max(reached, key=lambda tier: tier.from_points, default=None)
 
 

@@ -31,6 +31,7 @@ from bursar.rewards.models import RewardTier
 from bursar.rewards.queries import CustomersRewards
 from bursar.rewards.service import Redemption
 from bursar.wallets.ledger import USD
+from bursar.wallets.queries import Entry
 
 SCALE = 6  # of USD
 MOST_POINTS = 10**12
@@ -215,6 +216,16 @@ class PointsEntryFields(BaseModel):
     points_balance: int = Field(description="After this line.")
     kind: str = Field(description="earn, take_back, redeem, expire, adjustment, …")
     created_at: Moment
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        return cls(
+            id=entry.id,
+            points=entry.amount,
+            points_balance=entry.balance,
+            kind=entry.kind,
+            created_at=entry.posted_at,
+        )
 
 
 class PointsEntryOut(PointsEntryFields, Wire):

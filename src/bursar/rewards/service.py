@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.audit import service as audit
 from bursar.auth.actor import Origin
 from bursar.core import etag, events
-from bursar.core.database import WORKER, Database, Role
+from bursar.core.database import Database, Role
 from bursar.core.errors import BursarError, NotFound
 from bursar.core.idempotency import KeyReused
 from bursar.rewards import queries, rules
@@ -23,6 +23,7 @@ from bursar.rewards.models import RewardRule, RewardTier
 from bursar.system import queries as system
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
+from bursar.wallets.queries import done as done_before
 from bursar.wallets.till import Till
 
 Row = TypeVar("Row", RewardRule, RewardTier)
@@ -204,22 +205,19 @@ async def grant(db: AsyncSession, user_id: UUID, points: int, *, reason: str, ke
 
 LOCK = text("select pg_advisory_xact_lock(hashtextextended(:scope, 0))")
 TODAY = text("""
-select coalesce(sum((outcome -> 'legs' -> 0 ->> 'amount')::numeric) filter (where created_at
-    >= date_trunc('day', clock_timestamp() at time zone 'UTC') at time zone 'UTC'), 0)::bigint
-    as points,
-  coalesce(bool_or(key = :key), false) as done
-from operations where scope = :scope and starts_with(scope, 'rewards.grants ')
+select coalesce(sum((outcome -> 'legs' -> 0 ->> 'amount')::numeric), 0)::bigint from operations
+where scope = :scope and starts_with(scope, 'rewards.grants ')
+  and created_at >= date_trunc('day', now(), 'UTC')
 """)
 
 
 async def refuse_too_much(db: AsyncSession, scope: str, key: str, points: int) -> None:
     """Of one person two grants never count at once, so that none passes the other's sum by."""
     await db.execute(LOCK, {"scope": scope})
-    today = (await db.execute(TODAY, {"scope": scope, "key": key})).one()
-    if today.done:
+    if await db.scalar(select(func.operation_of(scope, key))):
         return  # nothing is given a second time
     most = await system.value(db, rules.MOST_GRANTED)
-    left = max(0, most - today.points)
+    left = max(0, most - (await db.scalar(TODAY, {"scope": scope}) or 0))
     if points > left:
         raise GrantTooLarge(
             f"One person may give and take {most} points in one day; {left} are left today.",
@@ -280,24 +278,16 @@ async def redeem(
         raise
 
 
-BEFORE = """
-  select outcome, coalesce(transfers.kind = 'redeem' and transfers.amount = $4, false) as same
-  from operations left join transfers
-    on transfers.id = (outcome -> 'legs' -> 0 ->> 'transfer_id')::uuid
-  where operation_mark(scope, key) = operation_mark($2, $3)
-"""
-
-
 async def redeemed_before(
     database: Database, scope: str, key: str, points: int
 ) -> Redemption | None:
-    """Under this key, for as many points; asked as the worker, whose alone the operations are."""
-    row = await database.fetch_one(WORKER, BEFORE, scope, key, points)
-    if row is None:
+    """Under this key, for as many points."""
+    done = await done_before(database, scope, key)
+    if done is None:
         return None
-    if not row["same"]:
-        raise KeyReused("This key was used before for something else; take a new one.")
-    return redemption(ledger.outcome({**row["outcome"], "replayed": True}))
+    if (done.kind, done.amount) != ("redeem", points):
+        raise KeyReused.now()
+    return redemption(done.replayed())
 
 
 def redemption(outcome: ledger.Outcome) -> Redemption:

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sqlalchemy import Row
 
-from bursar.accounts import queries as customers
 from bursar.auth.actor import Actor
 from bursar.auth.guard import staff
 from bursar.auth.permissions import Permission
@@ -15,13 +14,15 @@ from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound
 from bursar.core.idempotency import REPLAYED, KeyReused, operation_key
 from bursar.core.money import BAD_AMOUNTS, decimal
-from bursar.core.paging import PageQuery, of_list, sort_field
+from bursar.core.paging import PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Route, Time, answer
 from bursar.wallets import assets, books, charges, ledger, queries, service, statements
+from bursar.wallets.api import WalletsQuery
 from bursar.wallets.charge_schemas import Currency, HoldList
 from bursar.wallets.ledger import USD
-from bursar.wallets.models import Account, Adjustment, HoldState
+from bursar.wallets.models import Adjustment, HoldState
+from bursar.wallets.queries import Wallet
 from bursar.wallets.service import (
     AdjustmentDecided,
     NotEmpty,
@@ -59,26 +60,19 @@ OUT_OF_WALLET = (
 )
 
 
-class WalletsQuery(PageQuery):
-    """A page of a customer's wallets."""
-
-    sort: Literal["created_at"] | None = None
-
-
 @router.get(
     "/users/{user_id}/wallets",
     dependencies=[READ],
-    responses=documented(NotFound),
+    responses=documented(NotFound, InvalidInput),
 )
 async def list_wallets(db: Db, user_id: UUID, ask: Annotated[WalletsQuery, Query()]) -> WalletList:
     """A customer's wallets, one for each currency."""
-    await customers.user(db, user_id)
-    page = of_list(await statements.wallets(db, user_id), ask)
-    return WalletList.of(page, wallets=[wallet_out(*each) for each in page.items])
+    page = await queries.wallets(db, user_id, ask)
+    return WalletList.of(page, wallets=[wallet_out(each) for each in page.items])
 
 
-def wallet_out(account: Account, scale: int) -> WalletOut:
-    overdraft = account.overdraft
+def wallet_out(wallet: Wallet) -> WalletOut:
+    account, scale = wallet.row, wallet.scale
     return WalletOut(
         id=account.id,
         user_id=account.owner_id,
@@ -87,7 +81,7 @@ def wallet_out(account: Account, scale: int) -> WalletOut:
         available=decimal(account.posted - account.held, scale),
         held=decimal(account.held, scale),
         spent=decimal(account.spent, scale),
-        overdraft=None if overdraft is None else decimal(overdraft, scale),
+        overdraft=decimal(account.overdraft or 0, scale),
         status=account.status,
         entries=account.seq,
         created_at=account.created_at,
@@ -106,7 +100,7 @@ class HoldsQuery(PageQuery):
 async def list_holds(db: Db, user_id: UUID, ask: Annotated[HoldsQuery, Query()]) -> HoldList:
     """What is held of a customer's money, or was: the newest first."""
     page = await queries.holds(db, user_id, ask, state=ask.state)
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     found = [HeldFor(row, user_id, scales[row.asset]) for row in page.items]
     return HoldList.of(page, holds=[charges.hold_out(each) for each in found])
 
@@ -121,7 +115,7 @@ async def change_wallet_status(db: Db, user_id: UUID, body: WalletStatusIn) -> W
     changed = await service.change_status(
         db, user_id, body.currency, body.status, reason=body.reason
     )
-    return wallet_out(*changed)
+    return wallet_out(changed)
 
 
 @router.put(
@@ -140,7 +134,7 @@ async def change_wallet_overdraft(db: Db, user_id: UUID, body: OverdraftIn) -> W
     changed = await service.change_overdraft(
         db, user_id, body.currency, body.limit, reason=body.reason
     )
-    return wallet_out(*changed)
+    return wallet_out(changed)
 
 
 class StatementQuery(PageQuery):
@@ -166,12 +160,12 @@ async def read_statement(
     """What a wallet held before and after, and every entry in between, the oldest first."""
     span = Span(ask.from_, ask.to, ask.by == "effective")
     found = await statements.statement(db, user_id, ask.currency, span, ask)
-    scale = found.scale
+    scale = found.wallet.scale
     is_posted = ask.by == "posted"
     return StatementOut.of(
         found.page,
         user_id=user_id,
-        wallet_id=found.account.id,
+        wallet_id=found.wallet.row.id,
         currency=ask.currency,
         by=ask.by,
         from_=found.begins,
@@ -266,7 +260,7 @@ class AdjustmentsQuery(PageQuery):
 async def list_adjustments(db: Db, ask: Annotated[AdjustmentsQuery, Query()]) -> AdjustmentList:
     """Corrections, the newest first."""
     page = await statements.adjustments(db, ask, state=ask.state, user_id=ask.user_id)
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     shown = [described(row, scales[row.asset]) for row in page.items]
     return AdjustmentList.of(page, adjustments=shown)
 

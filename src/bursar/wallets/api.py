@@ -26,7 +26,7 @@ from bursar.core.money import BAD_AMOUNTS
 from bursar.core.paging import Page, PageQuery, sort_field
 from bursar.core.problems import documented
 from bursar.core.wire import Day, Route, Time, answer
-from bursar.wallets import assets, export, ledger, queries, rules, spending, statements
+from bursar.wallets import assets, export, ledger, queries, rules, spending
 from bursar.wallets import service as wallets
 from bursar.wallets.charge_schemas import Currency
 from bursar.wallets.ledger import (
@@ -58,6 +58,7 @@ from bursar.wallets.schemas import (
     WalletList,
     WalletOut,
 )
+from bursar.wallets.till import TillFull
 
 router = APIRouter(tags=["wallets"], route_class=Route)
 
@@ -121,7 +122,7 @@ class HoldsQuery(PageQuery):
 async def list_holds(db: Db, whose: Visible, ask: Annotated[HoldsQuery, Query()]) -> HoldList:
     """What is set aside, or was, in all the wallets: the newest first."""
     page = await queries.holds(db, whose, ask, state=ask.state)
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     return HoldList.of(page, holds=[HoldOut.of(row, scales[row.asset]) for row in page.items])
 
 
@@ -239,8 +240,7 @@ async def read_spending(
         spent = await spending.spending(db, wallet.row.id, first, last)
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     by_category = {
-        name or spending.UNSORTED: money.decimal(amount, scale)
-        for name, amount in sorted(spent.by_category.items())
+        name: money.decimal(amount, scale) for name, amount in sorted(spent.by_category.items())
     }
     return SpendingOut(
         total_spent=money.decimal(spent.total, scale),
@@ -289,7 +289,8 @@ async def put_in(request: Request, db: AsyncSession, actor: Actor, body: Funding
     dependencies=[in_person],
     responses=documented(
         InsufficientFunds, UnknownAccount, UnknownAsset, *BAD_AMOUNTS, SameAccount, AccountFrozen,
-        AccountClosed, TransfersClosed, TransferTooLarge, TransferLimit, KeyReused, BadKey,
+        AccountClosed, TransfersClosed, TransferTooLarge, TransferLimit, TillFull, KeyReused,
+        BadKey,
     ),
 )  # fmt: skip
 @own_key
@@ -340,8 +341,8 @@ async def sent_before(
         return None
     was = (done.kind, done.recipient, done.asset, done.amount, (done.metadata or {}).get("note"))
     if was != ("transfer", body.to_user_id, body.currency, amount, body.note or None):
-        raise ledger.refusal({"error": KeyReused.code})
-    return ledger.outcome({**done.outcome, "replayed": True})
+        raise KeyReused.now()
+    return done.replayed()
 
 
 def sending(actor: Actor, body: NewTransfer, amount: int, per_day: int) -> ledger.Leg:

@@ -3,18 +3,21 @@
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.audit import service as audit
+from bursar.core import paging
 from bursar.core.database import Claim, Database
 from bursar.core.errors import BursarError
+from bursar.core.paging import Order, Page, PageQuery
 from bursar.wallets.ledger import SENTENCES, UnknownAsset
 from bursar.wallets.models import Asset
 
 SCALES: WeakKeyDictionary[Database, dict[str, int]] = WeakKeyDictionary()
 ADD = text("select add_asset(:code, :scale, :kind, :address, :request_id)")
-ASSETS = "select code, scale from assets where code = any($2)"
+THOSE = "select code, scale from assets where code = any($2)"
+ASSETS = Order({"code": Asset.code}, key=Asset.code, default="code")
 
 
 async def asset(db: AsyncSession, code: str) -> Asset:
@@ -22,6 +25,16 @@ async def asset(db: AsyncSession, code: str) -> Asset:
     if found is None:
         raise unknown()
     return found
+
+
+async def page(db: AsyncSession, ask: PageQuery) -> Page[Asset]:
+    return await paging.fetch(db, select(Asset), ask, ASSETS)
+
+
+async def all_scales(db: AsyncSession) -> dict[str, int]:
+    """Of every asset: there are few."""
+    found = await db.execute(select(Asset.code, Asset.scale))
+    return {row.code: row.scale for row in found}
 
 
 class AssetExists(BursarError, status=409, code="wallet.asset_exists"):
@@ -51,7 +64,7 @@ async def scales(database: Database, claim: Claim, codes: Iterable[str]) -> dict
     known = SCALES.setdefault(database, {})
     wanted = set(codes) - known.keys()
     if wanted:
-        rows = await database.fetch_all(claim, ASSETS, list(wanted))
+        rows = await database.fetch_all(claim, THOSE, list(wanted))
         known.update((row["code"], row["scale"]) for row in rows)
     return known
 

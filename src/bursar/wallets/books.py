@@ -18,9 +18,8 @@ from bursar.core.money import BAD_AMOUNTS, decimal, minor
 from bursar.core.paging import PageQuery
 from bursar.core.problems import documented
 from bursar.core.wire import Route, answer
-from bursar.wallets import ledger, service, statements
+from bursar.wallets import assets, ledger, service, statements
 from bursar.wallets.assets import AssetExists
-from bursar.wallets.assets import add as add_to_assets
 from bursar.wallets.staff_schemas import (
     AssetIn,
     AssetList,
@@ -116,7 +115,7 @@ async def reverse(
         key=operation_key(request),
     )
     together = await statements.moved_together(db, transfer_id)
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     transfers = [
         Reversed(
             transfer_id=moved.transfer_id,
@@ -140,12 +139,12 @@ async def reverse(
 async def read_trial_balance(db: Db) -> TrialBalance:
     """What every purpose's accounts hold in each currency; debits and credits are the same."""
     lines = await statements.trial_balance(db)
-    assets = [
+    found = [
         trial_asset(code, list(of_asset))
         for code, of_asset in groupby(lines, key=lambda line: line.asset)
     ]
-    balanced = all(each.difference == 0 for each in assets)
-    return TrialBalance(at=datetime.now(UTC), balanced=balanced, assets=assets)
+    balanced = all(each.difference == 0 for each in found)
+    return TrialBalance(at=datetime.now(UTC), balanced=balanced, assets=found)
 
 
 def trial_asset(code: str, lines: list[Line]) -> TrialAsset:
@@ -168,7 +167,7 @@ class AssetsQuery(PageQuery):
 @router.get("/assets", dependencies=[READ])
 async def list_assets(db: Db, ask: Annotated[AssetsQuery, Query()]) -> AssetList:
     """What wallets may be kept in."""
-    page = await statements.assets(db, ask)
+    page = await assets.page(db, ask)
     return AssetList.of(page, assets=[AssetOut.model_validate(row) for row in page.items])
 
 
@@ -180,5 +179,5 @@ async def list_assets(db: Db, ask: Annotated[AssetsQuery, Query()]) -> AssetList
 )
 async def add_asset(db: Db, body: AssetIn) -> AssetOut:
     """Another currency, or points, for ever: its digits never change."""
-    row = await add_to_assets(db, body.code, body.scale, body.kind)
+    row = await assets.add(db, body.code, body.scale, body.kind)
     return AssetOut.model_validate(row)

@@ -333,7 +333,7 @@ REFUSALS = {kind.code: kind for kind in SENTENCES}
 def refusal(document: Mapping[str, Any]) -> BursarError:
     """The error in its words, with exact amounts as members of the problem document."""
     if document["error"] == KeyReused.code:
-        return KeyReused("This key was used before for something else; take a new one.")
+        return KeyReused.now()
     kind = REFUSALS[document["error"]]
     scale = document.get("scale", 0)
     amounts = {

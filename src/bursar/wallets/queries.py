@@ -19,8 +19,8 @@ from bursar.core import money, paging
 from bursar.core.database import WORKER, Claim, Database
 from bursar.core.errors import NotFound
 from bursar.core.paging import Order, Page, PageQuery
-from bursar.wallets import assets, statements
-from bursar.wallets.ledger import UnknownAccount
+from bursar.wallets import assets, ledger
+from bursar.wallets.ledger import Outcome, UnknownAccount
 from bursar.wallets.models import Account, Asset, Hold, HoldState
 
 COUNTED = 10_000  # beyond that a filtered list says "more than"
@@ -73,7 +73,7 @@ async def wallets(db: AsyncSession, user_id: UUID, ask: PageQuery) -> Page[Walle
     page = await paging.fetch(db, query, ask, WALLETS)
     if page.total == 0:
         raise nobody()
-    scales = await statements.scales(db)
+    scales = await assets.all_scales(db)
     found = [Wallet(row, scales[row.asset]) for row in page.items]
     return Page(found, page.total, page.limit, page.offset, page.next_cursor, page.total_exact)
 
@@ -323,7 +323,11 @@ class Done:
     metadata: dict[str, Any] | None
     recipient: UUID | None
 
+    def replayed(self) -> Outcome:
+        return ledger.outcome({**self.outcome, "replayed": True})
+
 
 async def done(database: Database, scope: str, key: str) -> Done | None:
+    """Asked as the worker, whose alone the operations are."""
     row = await database.fetch_one(WORKER, DONE, scope, key)
     return Done(**row) if row else None

@@ -51,21 +51,20 @@ class WalletOut(Wire):
     balance: Money = Field(description="All that was posted, also what is held of it.")
     available: Money
     held: Money
-    overdraft_limit: Money | None
+    overdraft_limit: Money
     status: AccountStatus
     created_at: Moment
 
     @classmethod
     def of(cls, wallet: Wallet) -> "WalletOut":
         row, scale = wallet.row, wallet.scale
-        limit = row.overdraft
         return cls(
             id=row.id,
             currency=row.asset,
             balance=money.decimal(row.posted, scale),
             available=money.decimal(row.posted - row.held, scale),
             held=money.decimal(row.held, scale),
-            overdraft_limit=None if limit is None else money.decimal(limit, scale),
+            overdraft_limit=money.decimal(row.overdraft or 0, scale),
             status=AccountStatus(row.status),
             created_at=row.created_at,
         )

@@ -31,8 +31,9 @@ from bursar.core.money import decimal, signed_minor
 from bursar.system import queries as system
 from bursar.system.catalogue import setting
 from bursar.wallets import assets, ledger, statements
-from bursar.wallets.ledger import USD, Leg, Outcome, Request
-from bursar.wallets.models import Account, AccountStatus, Adjustment
+from bursar.wallets.ledger import USD, Leg, Outcome, Request, UnknownAccount
+from bursar.wallets.models import AccountStatus, Adjustment
+from bursar.wallets.queries import Wallet
 
 ADJUSTMENT_LIMIT = setting(
     "adjustment_limit",
@@ -217,9 +218,9 @@ CHANGE_STATUS = text(
 
 async def change_status(
     db: AsyncSession, user_id: UUID, asset: str, status: AccountStatus, *, reason: str
-) -> tuple[Account, int]:
+) -> Wallet:
     """Whether money moves in a wallet; what is under way is done before, or sees it."""
-    _, scale = await statements.wallet(db, user_id, asset)
+    scale = (await statements.wallet(db, user_id, asset)).scale
     given = {"user_id": user_id, "asset": asset, "status": status.value, "reason": reason}
     refused = await db.scalar(CHANGE_STATUS, given | audit.whence(db)) or {}
     if refused.get("error") == NotEmpty.code:
@@ -237,7 +238,8 @@ class OverdraftInUse(BursarError, status=409, code="wallet.overdraft_in_use"):
 
 
 class OverdraftTooLarge(BursarError, status=422, code="wallet.overdraft_too_large"):
-    """More than a wallet may be overdrawn by the settings (points: not at all); `most` says it."""
+    """More than the wallet may be overdrawn by the settings (points: not at all), or is overdrawn
+    already; `most` says it."""
 
 
 CHANGE_OVERDRAFT = text(
@@ -247,16 +249,16 @@ CHANGE_OVERDRAFT = text(
 
 async def change_overdraft(
     db: AsyncSession, user_id: UUID, asset: str, limit: Decimal, *, reason: str | None = None
-) -> tuple[Account, int]:
+) -> Wallet:
     """How far below zero a wallet may go, but never less than it has gone already."""
-    _, scale = await statements.wallet(db, user_id, asset)
+    scale = (await statements.wallet(db, user_id, asset)).scale
     overdraft = signed_minor(limit, scale, pointer="/limit")
     given = {"user_id": user_id, "asset": asset, "overdraft": overdraft, "reason": reason}
     refused = await db.scalar(CHANGE_OVERDRAFT, given | audit.whence(db)) or {}
     if refused.get("error") == OverdraftTooLarge.code:
         most = Decimal(refused["most"])
         raise OverdraftTooLarge(
-            f"A wallet here may be overdrawn by {most} at most.", most=most, currency=asset
+            f"This wallet may be overdrawn by {most} at most.", most=most, currency=asset
         )
     if refused.get("error") == OverdraftInUse.code:
         used = decimal(refused["used"], scale)
@@ -281,8 +283,8 @@ async def adjust(
         audit.nothing_changed(db)
         return before, True
     facts["key"] = fact["key"]
-    today = await statements.adjusted_alone_today(db, person, asset)
-    if alone := decimal(today + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
+    today = await db.scalar(select(func.adjusted_alone_today(person, asset))) or 0
+    if alone := decimal(int(today) + abs(whole), scale) <= await system.value(db, ADJUSTMENT_LIMIT):
         outcome = await post_adjustment(db, facts, fact)
         facts |= {"state": "posted", "operation_id": outcome.operation_id}
         facts |= {"decided_at": func.now()}
@@ -311,7 +313,7 @@ async def adjusted_before(
     if row is None and operation_id is None:
         return None
     if row is None or any(getattr(row, name) != value for name, value in facts.items()):
-        raise KeyReused("This key was used before for something else; take a new one.")
+        raise KeyReused.now()
     return row
 
 
@@ -340,6 +342,8 @@ class AdjustmentDecided(BursarError, status=409, code="wallet.adjustment_decided
 async def approve(db: AsyncSession, adjustment_id: UUID) -> Adjustment:
     """A second person says yes: it is posted now, once, whoever else says so too."""
     row = await to_decide(db, adjustment_id)
+    if row.user_id is None:
+        raise UnknownAccount("This customer is gone: the adjustment can only be rejected.")
     names = ("user_id", "asset", "amount", "reason")
     facts = {name: getattr(row, name) for name in names}
     fact: Fact = {"scope": "adjustments", "key": str(row.id)}

@@ -83,8 +83,9 @@ begin
   return null;
 end $$;
 
--- How far below zero a wallet may go: within the settings, points not at all, and never less than it
--- has gone already. Answers why not, or null when it is so.
+-- How far below zero a wallet may go: within the settings, points not at all. Never less than it has
+-- gone already; so far it may go also where the settings allow less by now. Answers why not, or null
+-- when it is so.
 create or replace function change_wallet_overdraft(
   its_owner uuid, its_asset text, new_overdraft bigint, reason text default null,
   address text default null, request_id text default null
@@ -94,16 +95,18 @@ declare
   who uuid := staff_at_work();
   wallet accounts;
   used numeric;
-  most numeric := (
-    select case kind when 'currency' then wallet_rule('overdraft_at_most') else 0 end
-    from assets where code = its_asset);
+  most numeric;
+  unit numeric;
 begin
+  select case kind when 'currency' then wallet_rule('overdraft_at_most') else 0 end, 10::numeric ^ scale
+  into most, unit from assets where code = its_asset;
   select * into wallet from accounts where owner_id = its_owner and asset = its_asset
   for no key update;
   used := greatest(0, wallet.held::numeric - wallet.posted);
+  most := greatest(most, trim_scale(used / unit));
   if wallet.id is null then
     return jsonb_build_object('error', 'wallet.unknown_account');
-  elsif new_overdraft > most * (select 10::numeric ^ scale from assets where code = its_asset) then
+  elsif new_overdraft > most * unit then
     return jsonb_build_object('error', 'wallet.overdraft_too_large', 'most', most);
   elsif new_overdraft < used then
     return jsonb_build_object('error', 'wallet.overdraft_in_use', 'used', used);
@@ -173,6 +176,15 @@ begin
   return new;
 end $$;
 
+-- What one person gave and took today, in UTC, without a second one; in minor units.
+create or replace function adjusted_alone_today(person uuid, its_asset text) returns numeric
+language sql stable set search_path = pg_catalog, public, pg_temp
+return (
+  select coalesce(sum(abs(amount)), 0) from public.adjustments
+  where state = 'posted' and decided_by is null and proposed_by = person and asset = its_asset
+    and created_at >= date_trunc('day', now(), 'UTC')
+);
+
 create or replace function check_adjustment(its adjustments) returns void
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 begin
@@ -190,16 +202,16 @@ begin
         else taken.owner_id = its.user_id and given.purpose = 'adjustments' end
   ) then
     raise exception 'nothing was posted for this adjustment' using errcode = 'restrict_violation';
-  elsif its.decided_by is null and (
-    select coalesce(sum(abs(amount)), 0) + abs(its.amount) from adjustments
-    where state = 'posted' and decided_by is null and proposed_by = its.proposed_by
-      and asset = its.asset and created_at >= date_trunc('day', now(), 'UTC')
-  ) > wallet_rule('adjustment_limit') * (select 10::numeric ^ scale from assets where code = its.asset)
+  elsif its.decided_by is null
+    and adjusted_alone_today(its.proposed_by, its.asset) + abs(its.amount)
+      > wallet_rule('adjustment_limit') * (select 10::numeric ^ scale from assets where code = its.asset)
   then
     raise exception 'a second person has to decide' using errcode = 'restrict_violation';
   end if;
 end $$;
-revoke execute on function decide_adjustment(), check_adjustment(adjustments) from public;
+revoke execute on function decide_adjustment(), check_adjustment(adjustments),
+  adjusted_alone_today(uuid, text) from public;
+grant execute on function adjusted_alone_today(uuid, text) to staff_user;
 create or replace trigger decide before insert or update on adjustments
   for each row execute function decide_adjustment();
 call never_removed('adjustments');

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from bursar.core.money import NUMBER, Amount
 from bursar.core.paging import PageFields
@@ -16,16 +16,10 @@ from bursar.wallets.models import AccountStatus
 Reason = Annotated[Line, Field(min_length=3, max_length=500)]
 
 
-def not_zero(amount: Decimal) -> Decimal:
-    if amount == 0:
-        raise ValueError("An adjustment gives something, or takes something.")
-    return amount
-
-
 class AdjustmentIn(StaffWire):
     """A correction, and why: below zero it is taken from the customer."""
 
-    amount: Annotated[Decimal, Field(allow_inf_nan=False), NUMBER, AfterValidator(not_zero)]
+    amount: Annotated[Decimal, Field(allow_inf_nan=False), NUMBER]
     currency: Currency = USD
     reason: Reason
 
@@ -68,7 +62,7 @@ class WalletOut(StaffWire):
     available: Money
     held: Money
     spent: Money
-    overdraft: Money | None
+    overdraft: Money
     status: AccountStatus
     entries: int = Field(description="How many entries it has.")
     created_at: Moment

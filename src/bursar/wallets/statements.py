@@ -18,26 +18,19 @@ from bursar.core.paging import Order, Page, PageQuery
 from bursar.wallets.assets import asset as known_asset
 from bursar.wallets.ledger import SENTENCES, UnknownAccount, UnknownHold, UnknownTransfer
 from bursar.wallets.models import Account, Adjustment, Asset, Hold
+from bursar.wallets.queries import Wallet
 
 ADJUSTMENTS = Order({"created_at": Adjustment.created_at}, key=Adjustment.id, default="-created_at")
-ASSETS = Order({"code": Asset.code}, key=Asset.code, default="code")
 
 
-async def wallets(db: AsyncSession, user_id: UUID) -> list[tuple[Account, int]]:
-    """A customer's wallets, each with the scale of its asset."""
-    query = select(Account, Asset.scale).join(Asset, Asset.code == Account.asset)
-    query = query.where(Account.owner_id == user_id).order_by(Account.created_at, Account.id)
-    return [(account, scale) for account, scale in await db.execute(query)]
-
-
-async def wallet(db: AsyncSession, user_id: UUID, asset: str) -> tuple[Account, int]:
-    """The customer's wallet in one asset."""
+async def wallet(db: AsyncSession, user_id: UUID, asset: str) -> Wallet:
+    """The customer's wallet in one asset, as it is now."""
     scale = (await known_asset(db, asset)).scale
     query = select(Account).where(Account.owner_id == user_id, Account.asset == asset)
     account = await db.scalar(query.execution_options(populate_existing=True))
     if account is None:
         raise UnknownAccount("This customer has no wallet in that currency.")
-    return account, scale
+    return Wallet(account, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +113,7 @@ async def adjustment(db: AsyncSession, adjustment_id: UUID, *, lock: bool = Fals
     return found
 
 
-ALONE_TODAY = text("""
-  select coalesce(sum(abs(amount)), 0) from adjustments
-  where state = 'posted' and decided_by is null and proposed_by = :person and asset = :asset
-    and created_at >= date_trunc('day', now(), 'UTC')
-""")
-
-
-async def adjusted_alone_today(db: AsyncSession, person: UUID, asset: str) -> int:
-    """What one person gave and took today, in UTC, without a second one; in minor units."""
-    return int(await db.scalar(ALONE_TODAY, {"person": person, "asset": asset}) or 0)
-
-
-async def scales(db: AsyncSession) -> dict[str, int]:
-    """Of every asset: there are few."""
-    found = await db.execute(select(Asset.code, Asset.scale))
-    return {row.code: row.scale for row in found}
-
-
-async def assets(db: AsyncSession, ask: PageQuery) -> Page[Asset]:
-    return await paging.fetch(db, select(Asset), ask, ASSETS)
-
-
-MONTH = timedelta(days=30)
+THIRTY_DAYS = timedelta(days=30)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 
 
@@ -159,8 +130,7 @@ class Span:
 class Statement:
     """Of one wallet; amounts in minor units, entries the oldest first."""
 
-    account: Account
-    scale: int
+    wallet: Wallet
     begins: datetime
     ends: datetime
     opening: int
@@ -228,7 +198,8 @@ async def statement(
     db: AsyncSession, user_id: UUID, asset: str, span: Span, ask: PageQuery
 ) -> Statement:
     """The balances at both ends and all that lies between. A cursor keeps to the same moments."""
-    account, scale = await wallet(db, user_id, asset)
+    found = await wallet(db, user_id, asset)
+    account = found.row
     name = f"statement {account.id} {span.effective}"
     offset, after, place = ask.start, 0, None
     if ask.cursor:
@@ -252,7 +223,7 @@ async def statement(
         cursor = paging.pack(name, seen, count, [items[-1].seq, begins, ends])
     page = Page(items, count, ask.size, offset, cursor)
     return Statement(
-        account, scale, begins, ends, edges.opening, edges.closing,
+        found, begins, ends, edges.opening, edges.closing,
         int(total_in), int(total_out), page,
     )  # fmt: skip
 
@@ -261,7 +232,7 @@ async def moments(db: AsyncSession, span: Span) -> tuple[datetime, datetime]:
     """The last thirty days unless it is said; now is what the database's clock says."""
     ends = span.ends or (await db.execute(text("select clock_timestamp()"))).scalar_one()
     ends = zoned(ends)
-    begins = zoned(span.begins) if span.begins else ends - min(MONTH, ends - FIRST_MOMENT)
+    begins = zoned(span.begins) if span.begins else ends - min(THIRTY_DAYS, ends - FIRST_MOMENT)
     if begins >= ends:
         raise InvalidInput.at("?from", "A statement begins before it ends.")
     return begins, ends

@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.core import exact, jobs
+from bursar.core import jobs
 from bursar.core.database import Role
+from bursar.core.errors import BursarError
 from bursar.core.jobs import Run
 from bursar.wallets import followers, ledger, spending
+from bursar.wallets import service as wallets
 from bursar.wallets.ledger import HoldClosed, Request
 from bursar.wallets.models import Hold, HoldState
-from bursar.wallets.service import POST
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,9 @@ async def expire_some(db: AsyncSession) -> bool:
     if not holds:
         return False
     requests = [Request("wallets", f"expire:{hold}", (ledger.expire(hold),)) for hold in holds]
-    documents = exact.dumps([request.document() for request in requests])
     refused = 0
-    for hold, answer in zip(holds, await db.scalar(POST, {"requests": documents}), strict=True):
-        if answer.get("error", HoldClosed.code) != HoldClosed.code:
+    for hold, told in zip(holds, await wallets.try_all(db, requests), strict=True):
+        if isinstance(told, BursarError) and not isinstance(told, HoldClosed):
             refused += 1
-            log.error("the hold %s cannot be ended: %s", hold, answer["error"])
+            log.error("the hold %s cannot be ended: %s", hold, told.code)
     return refused < len(holds) == MOST_EXPIRED

@@ -73,8 +73,9 @@ class TillClosed(BursarError, status=503, code="wallet.till_closed"):
 
 
 def usual_lanes() -> int:
-    """As many as there are processors, but two: nobody waits for a wallet of the other lane. More
-    only make smaller batches, and each statement has its price (bench/charges.py)."""
+    """A power of two, as near to the number of processors as it comes from below; at least two, so
+    that not everybody waits for one batch. More only make smaller batches, and each statement has
+    its price (bench/charges.py)."""
     return min(SHARDS, 1 << max(1, (os.cpu_count() or 1).bit_length() - 1))
 
 
@@ -158,9 +159,7 @@ def read(answer: Answer) -> Outcome | BursarError:
     if isinstance(answer, BursarError):
         return answer
     try:
-        return ledger.outcome(answer)
-    except BursarError as refusal:
-        return refusal
+        return ledger.result(answer)
     except Exception:
         log.exception("the till cannot read an answer of the ledger")
         if isinstance(answer, dict) and "error" in answer:
