@@ -157,6 +157,11 @@ async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
         is_settled = await settle_by_payment(db, invoice, came)
         if was_taken and not is_settled:
             await reopening.tell(db, invoice)
+    return surplus(invoice, came)
+
+
+def surplus(invoice: Invoice, came: Sequence[Payment]) -> list[UUID]:
+    """Those of which something is not needed."""
     return [each.id for each in came if not_needed(invoice, each) > 0]
 
 
@@ -172,7 +177,7 @@ def not_needed(invoice: Invoice, payment: Payment) -> Decimal:
 async def settle_by_payment(db: AsyncSession, invoice: Invoice, came: Sequence[Payment]) -> bool:
     """By the first one of which the whole is here and stays."""
     for each in came:
-        if each.captured - each.refunded - each.refund_pending >= invoice.to_pay:
+        if each.stays >= invoice.to_pay:
             await settle(db, invoice, {"payment_id": each.id})
             return True
     return False
@@ -196,8 +201,7 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
 async def to_give_back(db: AsyncSession, invoice_id: UUID) -> list[UUID]:
     """The payments for it of which something is not needed."""
     invoice = await queries.invoice(db, invoice_id)
-    came = await ways.payments_with_money(db, invoice)
-    return [each.id for each in came if not_needed(invoice, each) > 0]
+    return surplus(invoice, await ways.payments_with_money(db, invoice))
 
 
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:
