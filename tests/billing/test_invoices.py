@@ -217,6 +217,29 @@ async def test_who_does_not_pay_in_time_is_told_and_stopped(live_db: Live) -> No
     assert await code(live_db, shop, carl) == "VALID"
 
 
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        ("status = 'suspended'", ["invoice_issued", "invoice_overdue"]),
+        ("status = 'deleted', deleted_at = now()", ["invoice_issued", "invoice_overdue"]),
+        ("status = 'deleted', deleted_at = now(), erased_at = now()", []),
+        ("email = 'carl@example..com'", []),
+    ],
+)
+async def test_who_owes_is_told_whatever_their_status(
+    live_db: Live, who: str, told: list[str]
+) -> None:
+    await move_in(live_db)
+    await set_terms(live_db, invoice_due_days=0)
+    await month_over(live_db, settled=False)
+    await rows(live_db, f"update users set {who} where id = $1", CARL.id)
+    await hour(live_db)
+    await collect(live_db)
+    assert len(await rows(live_db, "select from invoices")) == 1
+    sent = await rows(live_db, "select template from mails where subject = $1", CARL.id)
+    assert sorted(row["template"] for row in sent) == told
+
+
 async def test_staff_give_an_invoice_up(live_db: Live) -> None:
     await move_in(live_db)
     await month_over(live_db)

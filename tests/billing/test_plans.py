@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.billing import tasks
 from bursar.billing.months import moved
 from tests.accounts.people import rows
 from tests.billing.meterman import (
@@ -18,18 +19,22 @@ from tests.billing.meterman import (
     PLANS,
     Tiers,
     ask,
+    begin,
     body,
+    charges,
     last_month,
     meter,
     minute,
+    old_plan,
     plan,
     price,
     this_month,
     use,
 )
 from tests.conftest import Live
+from tests.databases import raw
 from tests.wallets.purses import fund, move_in, refused
-from tests.world import ANNA, CARL, DORA, MARK
+from tests.world import ANNA, CARL, DORA, MARK, OLIVIA
 
 CENT: Tiers = [(None, "0.01")]
 
@@ -69,6 +74,13 @@ async def test_a_quote_is_exact_however_much_it_is(live_db: Live) -> None:
     its_id = await plan(live_db, "calls", [(None, "999999.999999999999")])
     answer = await ask(live_db, "GET", f"{PLANS}/{its_id}/quote?units={10**12}")
     assert '"amount":999999999999999999.000000' in answer.text
+
+
+async def test_a_plan_for_a_month_that_is_over_says_which_word_is_wrong(live_db: Live) -> None:
+    await meter(live_db)
+    answer = await ask(live_db, "POST", PLANS, body("calls", CENT, firstMonth=last_month()))
+    assert refused(answer) == (422, "invalid_input")
+    assert [each["pointer"] for each in answer.json()["errors"]] == ["/firstMonth"]
 
 
 BAD: dict[str, dict[str, Any]] = {
@@ -117,6 +129,53 @@ async def test_of_one_meter_no_two_plans_at_a_time_for_the_same(live_db: Live) -
     assert refused(open_again) == (409, "billing.plan_overlap")
     early = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"lastMonth": last_month()})
     assert refused(early) == (422, "invalid_input")
+    assert early.json()["errors"][0]["pointer"] == "/lastMonth"
+
+
+async def ended_with(live: Live, month: str) -> str:
+    """A plan of everybody's that was for the months up to this one."""
+    await meter(live)
+    await old_plan(live, "calls", CENT, "at_once")
+    ending = "update price_plans set last_month = $1 returning id"
+    return str((await rows(live, ending, month))[0]["id"])
+
+
+@pytest.mark.parametrize("by", [None, 3])
+async def test_what_was_free_is_not_billed_by_a_plan_that_had_ended(
+    live_db: Live, by: int | None
+) -> None:
+    """Carl has used something two months ago, when no plan was for it any more."""
+    await move_in(live_db)
+    await fund(live_db, CARL, 10)
+    its_id = await ended_with(live_db, moved(this_month(), -4))
+    await use(live_db, CARL, 100, month=moved(this_month(), -2))
+    wanted = {"lastMonth": by and moved(this_month(), by)}
+    answer = await ask(live_db, "PUT", f"{PLANS}/{its_id}", wanted)
+    assert refused(answer) == (422, "invalid_input")
+    assert answer.json()["errors"] == [
+        {
+            "pointer": "/lastMonth",
+            "detail": "This plan has ended; make another one.",
+            "code": "ended",
+        }
+    ]
+    named = await ask(live_db, "PUT", f"{PLANS}/{its_id}", {"name": "Of old"})
+    assert (named.status_code, named.json()["name"]) == (200, "Of old")
+    await begin(live_db, tasks.begin_charging_late)
+    assert await charges(live_db) == []
+
+
+async def test_the_database_opens_no_plan_that_has_ended(live_db: Live) -> None:
+    await ended_with(live_db, last_month())
+    staff = await asyncpg.connect(raw(live_db.url, "staff_user"))
+    try:
+        await staff.execute(f"set request.jwt.claim.sub = '{OLIVIA.id}'")
+        for later in ("null", f"'{moved(this_month(), 3)}'", f"'{this_month()}'"):
+            with pytest.raises(asyncpg.RestrictViolationError, match="has ended"):
+                await staff.execute(f"update price_plans set last_month = {later}")
+        await staff.execute("update price_plans set name = 'Of old'")
+    finally:
+        await staff.close()
 
 
 async def test_what_is_in_use_stays(live_db: Live) -> None:

@@ -85,6 +85,18 @@ async def test_what_no_key_can_be(live_db: Live, facts: dict[str, object], point
     assert await rows(live_db, "select from api_keys") == []
 
 
+async def test_staff_are_told_of_an_expiry_in_the_word_that_they_have_sent(live_db: Live) -> None:
+    await move_in(live_db)
+    past = {"expiresAt": "2020-01-01T00:00:00Z"}
+    held = await key_of(live_db)
+    async with live_db.api(OLIVIA) as api:
+        made = await api.post(ADMIN_KEYS, json={"name": "x", "scopes": ["keys:verify"], **past})
+        changed = await api.put(f"{ADMIN_KEYS}/{held.id}", json=past)
+    for answer in (made, changed):
+        assert answer.status_code == 422
+        assert [each["pointer"] for each in answer.json()["errors"]] == ["/expiresAt"]
+
+
 async def test_scopes_of_the_business_are_what_staff_say(live_db: Live) -> None:
     await move_in(live_db)
     await set_terms(live_db, api_scopes=["reports:read"])

@@ -13,6 +13,7 @@ from tests.accounts.people import actions, mails, rows, run_jobs
 from tests.conftest import Live
 from tests.keys.keyholders import API, KEYS, code, key_of, service_key, set_terms
 from tests.wallets.purses import move_in, refused
+from tests.world import CARL
 
 LEAKS = f"{KEYS}/leaks"
 
@@ -44,6 +45,14 @@ async def test_whoever_shows_a_key_may_end_it(live_db: Live) -> None:
     assert carl.key not in mail.words.text
     assert (await send(live_db, report(carl.key))).status_code == 200
     assert len(await actions(live_db, carl.id)) == 2
+
+
+async def test_who_is_suspended_is_told_of_a_leak_too(live_db: Live) -> None:
+    await move_in(live_db)
+    carl = await key_of(live_db)
+    await rows(live_db, "update users set status = 'suspended' where id = $1", CARL.id)
+    await send(live_db, report(carl.key))
+    assert [each.template for each in await mails(live_db, "carl@example.com")] == ["key_leaked"]
 
 
 @pytest.mark.parametrize("around", [" {}", "{}\n", "\t{}\r\n"])

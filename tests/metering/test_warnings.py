@@ -48,6 +48,15 @@ async def test_warnings_are_mailed_once(live_db: Live) -> None:
     assert [await mailed(live_db) for _ in range(2)] == [["100", "80"]] * 2
 
 
+async def test_who_was_suspended_meanwhile_is_warned_too(live_db: Live) -> None:
+    await move_in(live_db)
+    await set_terms(live_db, quota_free=10, **NO_RATES)
+    shop, carl = await service_key(live_db), await key_of(live_db)
+    await verify(live_db, shop, carl, units=8)
+    await rows(live_db, "update users set status = 'suspended' where id = $1", CARL.id)
+    assert await mailed(live_db) == ["80"]
+
+
 async def test_of_two_steps_in_one_minute_only_the_higher_is_mailed(live_db: Live) -> None:
     await move_in(live_db)
     await set_terms(live_db, quota_free=20, **NO_RATES)

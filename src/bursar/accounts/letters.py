@@ -61,11 +61,26 @@ async def send_invitation(db: AsyncSession, person: AdminUser) -> None:
     await send(db, "invitation", person, link=link, hours=hours(INVITATION_GOOD_FOR))
 
 
+async def tell(
+    db: AsyncSession, template: str, person: User | AdminUser | None, **words: Any
+) -> None:
+    """What somebody owes, has bought or is warned of, whatever the status of their account: who is
+    suspended is told too. A letter with a link that opens the account is not for this."""
+    if person is not None and can_be_told(person):
+        await send(db, template, person, **words)
+
+
+def can_be_told(person: User | AdminUser) -> bool:
+    """Not who is erased, nor who has no address that a mail can be sent to."""
+    is_erased = isinstance(person, User) and person.erased_at is not None
+    return not is_erased and is_address(person.email)
+
+
 async def send(
     db: AsyncSession, template: str, person: User | AdminUser, to: str | None = None, **given: Any
 ) -> None:
-    given |= {"name": person.name, "company": await system.value(db, COMPANY_NAME)}
-    await mail.send(db, template, to or person.email, about=person.id, **given)
+    words = {"name": person.name, "company": await system.value(db, COMPANY_NAME), **given}
+    await mail.send(db, template, to or person.email, about=person.id, **words)
 
 
 def hours(time: timedelta) -> int:

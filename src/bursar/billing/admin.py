@@ -154,8 +154,8 @@ async def read_quote(
     db: Db, plan_id: UUID, units: Annotated[int, Query(ge=0, le=MOST_UNITS)] = 1
 ) -> Quote:
     """What so many units of one month cost by this plan, to the last digit."""
-    amount = await queries.quote(db, plan_id, units)
-    return Quote.of(await queries.plan(db, plan_id), units, amount)
+    plan = await queries.plan(db, plan_id)
+    return Quote.of(plan, units, await queries.quote(db, plan, units))
 
 
 class InvoicesForStaffQuery(InvoicesQuery):

@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.billing import queries
-from bursar.billing.models import Charging, UsageCharge, UsagePeriod
+from bursar.billing.models import Charging, PricePlan, UsageCharge, UsagePeriod
 from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
@@ -129,11 +129,13 @@ async def note_unpaid(db: AsyncSession, periods: Sequence[UUID]) -> None:
 
 
 async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
-    """Periods of customers who could not pay, and have something in a wallet now."""
+    """Periods of customers who could not pay, and have something in that currency now."""
     has_something = select(Account.id).where(
         Account.owner_id == UsagePeriod.user_id,
+        Account.asset == PricePlan.currency,
         Account.status == AccountStatus.OPEN,
         Account.posted - Account.held + Account.overdraft > 0,
     )
-    query = select(UsagePeriod).where(UsagePeriod.unpaid_since.is_not(None), has_something.exists())
+    query = select(UsagePeriod).join(PricePlan, PricePlan.id == UsagePeriod.plan_id)
+    query = query.where(UsagePeriod.unpaid_since.is_not(None), has_something.exists())
     return (await db.scalars(query.order_by(UsagePeriod.id).limit(MOST_UNPAID))).all()

@@ -53,6 +53,12 @@ begin
   then
     raise exception 'a plan is not for months that are over' using errcode = 'restrict_violation';
   end if;
+  if tg_op = 'UPDATE' and session_user = 'staff_user'
+    and new.last_month is distinct from old.last_month
+    and old.last_month < to_char(now() at time zone 'UTC', 'YYYY-MM')
+  then
+    raise exception 'a plan that has ended is not opened again' using errcode = 'restrict_violation';
+  end if;
   if jsonb_array_length(new.price_tiers) not between 1 and 20 then
     raise exception 'a plan has 1 to 20 tiers' using errcode = 'check_violation';
   end if;

@@ -22,7 +22,6 @@ from bursar.billing.models import Charging, Invoice, UsageCharge
 from bursar.billing.rules import INVOICE_DUE_DAYS
 from bursar.billing.service import InvoiceIssued
 from bursar.core import events, money
-from bursar.core.mail_settings import is_address
 from bursar.payments import currencies
 from bursar.system import queries as system
 
@@ -69,19 +68,18 @@ def said(each: Due) -> dict[str, Any]:
 
 
 async def tell(db: AsyncSession, invoice: Invoice, template: str, **more: Any) -> None:
-    """A mail about it, to who can be reached."""
+    """A mail about it."""
     owner = await db.get(User, invoice.user_id) if invoice.user_id else None
-    if owner is not None and owner.is_reachable and is_address(owner.email):
-        await letters.send(
-            db,
-            template,
-            owner,
-            number=invoice.title,
-            month=invoice.month,
-            total=f"{invoice.to_pay:f} {invoice.currency}",
-            due=f"{invoice.due_at:%Y-%m-%d}",
-            **more,
-        )
+    await letters.tell(
+        db,
+        template,
+        owner,
+        number=invoice.title,
+        month=invoice.month,
+        total=f"{invoice.to_pay:f} {invoice.currency}",
+        due=f"{invoice.due_at:%Y-%m-%d}",
+        **more,
+    )
 
 
 async def tell_overdue(db: AsyncSession, invoice: Invoice) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.billing import invoicing, queries, reopening, ways
@@ -43,7 +43,8 @@ async def invoice_due(db: AsyncSession, invoice_id: UUID, user_id: UUID) -> Due:
 
 
 async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
-    """Open invoices whose time has come, or for which there is enough in the wallet."""
+    """Open invoices whose time has come, or for which there is enough in the wallet. Those that are
+    under way have their time too: what comes of that may have been told to nobody."""
     unit = func.power(text("10::numeric"), Asset.scale)
     has_enough = (
         select(Account.id)
@@ -60,7 +61,7 @@ async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
     query = select(Invoice.id).where(
         Invoice.status == InvoiceStatus.OPEN,
         Invoice.user_id.is_not(None),
-        or_(Invoice.next_try_at <= func.now(), overdue, has_enough),
+        or_(Invoice.next_try_at <= func.now(), overdue, and_(has_enough, ~ways.under_way())),
     )
     return list(await db.scalars(query.order_by(Invoice.next_try_at, Invoice.id).limit(most)))
 
@@ -75,19 +76,27 @@ async def collect(db: AsyncSession, providers: Providers, invoice_id: UUID) -> U
     if await settle_by_payment(db, invoice, came):
         return None  # it was on its way back, and could not be given
     under_way = bool(came) or await ways.is_being_paid(db, invoice)  # a part waits for staff
-    if not under_way and await take_from_wallet(db, invoice):
+    if not under_way and await take_from_wallet(db, invoice, invoice.user_id):
         return None
     if invoice.due_at < datetime.now(UTC) and invoice.overdue_mailed_at is None:
         await invoicing.tell_overdue(db, invoice)
-    if under_way or invoice.next_try_at > datetime.now(UTC):
+    if under_way:
+        look_later(invoice)
+        return None
+    if invoice.next_try_at > datetime.now(UTC):
         return None
     return await begin_payment(db, providers, invoice)
 
 
-async def take_from_wallet(db: AsyncSession, invoice: Invoice) -> bool:
+def look_later(invoice: Invoice) -> None:
+    """Or it would stand before all others each time: a run has time for so many."""
+    invoice.next_try_at = max(invoice.next_try_at, datetime.now(UTC) + ways.OPEN_PAGE)
+
+
+async def take_from_wallet(db: AsyncSession, invoice: Invoice, owner: UUID) -> bool:
     scale = (await assets.asset(db, invoice.currency)).scale
     leg = ledger.transfer(
-        f"user:{invoice.user_id}",
+        ledger.user(owner),
         "revenue",
         money.minor(invoice.to_pay, scale),
         invoice.currency,
@@ -129,7 +138,10 @@ async def begin_payment(db: AsyncSession, providers: Providers, invoice: Invoice
         description=f"Invoice {invoice.title}",
         change_reason="an invoice is due",
     )
-    return next(iter(await methods.begin_payments(db, [wanted])), None)
+    begun = await methods.begin_payments(db, [wanted])
+    if not begun:
+        look_later(invoice)  # the method is asked for something else just now
+    return next(iter(begun), None)
 
 
 async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
@@ -145,6 +157,11 @@ async def heed(db: AsyncSession, payment_id: UUID) -> list[UUID]:
         is_settled = await settle_by_payment(db, invoice, came)
         if was_taken and not is_settled:
             await reopening.tell(db, invoice)
+    return surplus(invoice, came)
+
+
+def surplus(invoice: Invoice, came: Sequence[Payment]) -> list[UUID]:
+    """Those of which something is not needed."""
     return [each.id for each in came if not_needed(invoice, each) > 0]
 
 
@@ -160,7 +177,7 @@ def not_needed(invoice: Invoice, payment: Payment) -> Decimal:
 async def settle_by_payment(db: AsyncSession, invoice: Invoice, came: Sequence[Payment]) -> bool:
     """By the first one of which the whole is here and stays."""
     for each in came:
-        if each.captured - each.refunded - each.refund_pending >= invoice.to_pay:
+        if each.stays >= invoice.to_pay:
             await settle(db, invoice, {"payment_id": each.id})
             return True
     return False
@@ -184,8 +201,7 @@ async def payment_failed(db: AsyncSession, payment_id: UUID) -> None:
 async def to_give_back(db: AsyncSession, invoice_id: UUID) -> list[UUID]:
     """The payments for it of which something is not needed."""
     invoice = await queries.invoice(db, invoice_id)
-    came = await ways.payments_with_money(db, invoice)
-    return [each.id for each in came if not_needed(invoice, each) > 0]
+    return surplus(invoice, await ways.payments_with_money(db, invoice))
 
 
 async def give_back(db: AsyncSession, payment_id: UUID) -> Refund | None:

@@ -97,10 +97,9 @@ QUOTE = text("""
 """)
 
 
-async def quote(db: AsyncSession, plan_id: UUID, units: int) -> Decimal:
+async def quote(db: AsyncSession, plan: PricePlan, units: int) -> Decimal:
     """What so many units of one month cost by a plan, to the last digit."""
-    await plan(db, plan_id)
-    amount, scale = (await db.execute(QUOTE, {"plan_id": plan_id, "units": units})).one()
+    amount, scale = (await db.execute(QUOTE, {"plan_id": plan.id, "units": units})).one()
     return decimal(int(amount), scale)
 
 

@@ -1,7 +1,6 @@
 """An invoice whose money is gone is open again: paid anew, or at last overdue, as any other one."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -46,7 +45,7 @@ async def reopen_if_taken(db: AsyncSession, invoice: Invoice) -> bool:
     much, how = await payments.taken(db, invoice.payment_id)
     if much <= invoice.taken_known:
         return False
-    if await stays(db, invoice.payment_id) >= invoice.to_pay:
+    if (await payments.payment(db, invoice.payment_id)).stays >= invoice.to_pay:
         invoice.taken_known = much  # a trigger looks whether that is so
         await db.flush()
         return False
@@ -59,13 +58,8 @@ async def was_taken(db: AsyncSession, invoice: Invoice) -> bool:
     if invoice.payment_id is None:
         return False
     much, _ = await payments.taken(db, invoice.payment_id)
-    return much > invoice.taken_before and await stays(db, invoice.payment_id) < invoice.to_pay
-
-
-async def stays(db: AsyncSession, payment_id: UUID) -> Decimal:
-    """What is here of a payment, and not on its way back."""
-    row = await payments.payment(db, payment_id)
-    return row.captured - row.refunded - row.refund_pending
+    row = await payments.payment(db, invoice.payment_id)
+    return much > invoice.taken_before and row.stays < invoice.to_pay
 
 
 async def open_again(db: AsyncSession, invoice: Invoice, reason: str) -> None:

@@ -104,7 +104,7 @@ class PlanIn(StaffWire):
         *before, last = [each.up_to for each in self.price_tiers]
         bounds = [each or 0 for each in before]
         if last is not None or 0 in bounds or bounds != sorted(set(bounds)):
-            raise ValueError("Tiers rise by up_to; the last one, and only that, has none.")
+            raise ValueError("Tiers rise by upTo; the last one, and only that, has none.")
         if self.tier and self.user_id:
             raise ValueError("A plan is for a tier or for a customer, not for both.")
         if self.last_month and self.last_month < self.first_month:

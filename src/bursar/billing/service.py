@@ -114,7 +114,7 @@ async def add_plan(db: AsyncSession, facts: Mapping[str, Any]) -> PricePlan:
     if facts["user_id"] is not None:
         await accounts.user(db, facts["user_id"])
     if facts["first_month"] < (now := month_of(datetime.now(UTC))):
-        raise InvalidInput.at("/first_month", f"A plan begins with {now} or later.", "too_early")
+        raise InvalidInput.at("/firstMonth", f"A plan begins with {now} or later.", "too_early")
     row = PricePlan(**facts)
     db.add(row)
     await written(db, row)
@@ -144,13 +144,11 @@ async def written(db: AsyncSession, row: PricePlan) -> None:
 async def change_plan(
     db: AsyncSession, plan_id: UUID, facts: Mapping[str, Any], *, if_match: str | None = None
 ) -> PricePlan:
-    """Its name, and the month with which it ends: this one at the earliest."""
+    """Its name, and the month with which it ends: this one at the earliest. One that has ended
+    stays so: months that are over would cost something all at once."""
     row = await queries.plan(db, plan_id, lock=True)
     etag.check(if_match, row.version)
-    last = facts.get("last_month", row.last_month)
-    least = max(row.first_month, month_of(datetime.now(UTC)))
-    if last is not None and last != row.last_month and last < least:
-        raise InvalidInput.at("/last_month", f"This plan can end with {least} or later.", "early")
+    check_end(row, facts.get("last_month", row.last_month), month_of(datetime.now(UTC)))
     before = {name: getattr(row, name) for name in facts}
     for name, value in facts.items():
         setattr(row, name, value)
@@ -161,6 +159,16 @@ async def change_plan(
     what = "billing.plan_changed"
     await audit.record(db, what, "price_plan", row.id, before=before, after=dict(facts))
     return row
+
+
+def check_end(row: PricePlan, last: str | None, now: str) -> None:
+    if last == row.last_month:
+        return
+    if row.last_month is not None and row.last_month < now:
+        raise InvalidInput.at("/lastMonth", "This plan has ended; make another one.", "ended")
+    least = max(row.first_month, now)
+    if last is not None and last < least:
+        raise InvalidInput.at("/lastMonth", f"This plan can end with {least} or later.", "early")
 
 
 async def remove_plan(db: AsyncSession, plan_id: UUID, *, if_match: str | None = None) -> None:

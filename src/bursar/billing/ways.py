@@ -14,31 +14,41 @@ from bursar.payments.providers.registry import MANUAL, Providers
 OPEN_PAGE = timedelta(hours=1)
 
 
+HAS_COME = Payment.captured > Payment.refunded
+
+
 async def payments_with_money(db: AsyncSession, invoice: Invoice) -> Sequence[Payment]:
     """Those that nobody contests first, and of them the oldest: that one is the invoice's, and the
     others go back."""
-    query = select(Payment).where(
-        Payment.invoice_id == invoice.id, Payment.captured > Payment.refunded
-    )
+    query = select(Payment).where(Payment.invoice_id == invoice.id, HAS_COME)
     query = query.order_by(Payment.disputed > 0, Payment.payment_date, Payment.id)
     return (await db.scalars(query.execution_options(populate_existing=True))).all()
 
 
 async def is_being_paid(db: AsyncSession, invoice: Invoice) -> bool:
-    """Whether money is on its way: by the saved method, or by a page that the customer has opened
-    within the hour."""
+    """Whether money is on its way."""
+    query = select(Payment.id).where(
+        Payment.invoice_id == invoice.id,
+        Payment.user_id == invoice.user_id,
+        on_its_way(),
+    )
+    return await db.scalar(query.limit(1)) is not None
+
+
+def on_its_way() -> ColumnElement[bool]:
+    """By the saved method, or by a page that the customer has opened within the hour."""
     is_open = Payment.created_at > func.now() - OPEN_PAGE
-    on_its_way = and_(
+    return and_(
         Payment.status == Status.PENDING,
         Payment.provider != MANUAL,
         or_(Payment.automatic, is_open),
     )
-    query = select(Payment.id).where(
-        Payment.invoice_id == invoice.id,
-        Payment.user_id == invoice.user_id,
-        on_its_way,
-    )
-    return await db.scalar(query.limit(1)) is not None
+
+
+def under_way() -> ColumnElement[bool]:
+    """Of invoices in a query: those that nothing else is taken for, as money is here or coming."""
+    query = select(Payment.id).where(Payment.invoice_id == Invoice.id, or_(HAS_COME, on_its_way()))
+    return query.exists()
 
 
 async def method_to_try(

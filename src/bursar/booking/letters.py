@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.accounts.models import Status, User
+from bursar.accounts import letters
+from bursar.accounts.models import User
 from bursar.booking.models import (
     Appointment,
     AppointmentStatus,
@@ -24,10 +25,8 @@ from bursar.booking.models import (
 )
 from bursar.booking.rules import REMINDER_HOURS
 from bursar.booking.trainings import MovedUp
-from bursar.core import events, mail
-from bursar.core.mail_settings import is_address
+from bursar.core import events
 from bursar.system import queries as system
-from bursar.system.catalogue import COMPANY_NAME
 
 AT_ONCE = 200  # of each kind in one transaction; what is left has its turn a minute later
 Booked = TypeVar("Booked", Appointment, Enrolment)
@@ -102,21 +101,15 @@ async def due(
 
 
 async def write(db: AsyncSession, row: Appointment | Enrolment, news: str) -> None:
-    """Whoever has left gets no letter any more, nor who has no address that one can be sent to."""
     user = await db.get(User, row.user_id) if row.user_id else None
-    if user is None or user.status == Status.DELETED or not is_address(user.email):
-        return
     headline, sentence = NEWS[news]
-    await mail.send(
+    await letters.tell(
         db,
         "booking",
-        user.email,
-        about=user.id,
-        name=user.name,
+        user,
         headline=headline,
         sentence=sentence,
         notes=notes(row, news),
-        company=await system.value(db, COMPANY_NAME),
         **what_and_when(row),
     )
 

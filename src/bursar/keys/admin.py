@@ -87,7 +87,8 @@ async def change_key(
     db: Db, response: Response, key_id: UUID, body: KeyChangeByStaff, if_match: IfMatch = None
 ) -> KeyForStaff:
     """Another name, scopes, expiry, addresses, limits: what is given is changed."""
-    return told(response, await service.change(db, key_id, body.facts(), if_match=if_match))
+    row = await service.change(db, key_id, body.facts(), if_match=if_match, expiry="/expiresAt")
+    return told(response, row)
 
 
 @router.post(

@@ -25,7 +25,6 @@ from bursar.accounts.models import AdminUser, StaffStatus, User
 from bursar.audit import service as audit
 from bursar.auth.permissions import StaffRole
 from bursar.core.errors import BursarError
-from bursar.core.mail_settings import is_address
 from bursar.keys import secret
 from bursar.keys.models import ApiKey, KeyStatus
 from bursar.keys.service import end
@@ -106,8 +105,7 @@ async def revoke(db: AsyncSession, reports: Sequence[Report]) -> list[bool]:
 async def revoke_one(db: AsyncSession, row: ApiKey, place: str | None) -> None:
     await end(db, row, "leaked", found_at=place)
     for person in await answerable(db, row):
-        if is_address(person.email):
-            await letters.send(db, "key_leaked", person, key_name=row.name, masked=row.masked)
+        await letters.tell(db, "key_leaked", person, key_name=row.name, masked=row.masked)
 
 
 async def answerable(db: AsyncSession, row: ApiKey) -> Sequence[User | AdminUser]:
@@ -118,4 +116,4 @@ async def answerable(db: AsyncSession, row: ApiKey) -> Sequence[User | AdminUser
         query = select(AdminUser).where(*active).order_by(AdminUser.id)
         return (await db.scalars(query.limit(MOST_OWNERS))).all()
     user = await db.get(User, row.user_id)
-    return [user] if user and user.is_reachable else []
+    return [user] if user else []

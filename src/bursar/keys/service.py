@@ -57,16 +57,17 @@ async def demand_room(db: AsyncSession, user_id: UUID) -> None:
 
 async def make_service(db: AsyncSession, facts: dict[str, Any]) -> Made:
     """A credential for another service of the business; by staff alone."""
-    return await add(db, await checked(db, facts, service=True), None)
+    return await add(db, await checked(db, facts, service=True, expiry="/expiresAt"), None)
 
 
-async def checked(db: AsyncSession, facts: dict[str, Any], *, service: bool) -> dict[str, Any]:
+async def checked(
+    db: AsyncSession, facts: dict[str, Any], *, service: bool, expiry: str = "/expires_at"
+) -> dict[str, Any]:
+    """`expiry` is the pointer to it in the body: customers and staff write it differently."""
     if "scopes" in facts:
         facts["scopes"] = await rules.demand_scopes(db, facts["scopes"], service=service)
     if (facts.get("expires_at") or datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC):
-        raise InvalidInput.at(
-            "/expires_at", "A key expires in the future, or never.", "in_the_past"
-        )
+        raise InvalidInput.at(expiry, "A key expires in the future, or never.", "in_the_past")
     if service and facts.get("per_month"):
         raise InvalidInput.at(
             "/perMonth",
@@ -106,11 +107,13 @@ async def change(
     *,
     user_id: UUID | None = None,
     if_match: str | None = None,
+    expiry: str = "/expires_at",
 ) -> ApiKey:
     """Changes what is given; felt by every process within a second."""
     row = await held(db, key_id, user_id, if_match)
     demand_alive(row)
-    before, facts = told(row), await checked(db, facts, service=row.user_id is None)
+    before = told(row)
+    facts = await checked(db, facts, service=row.user_id is None, expiry=expiry)
     if row.user_id and row.standing == KeyStatus.EXPIRED and "expires_at" in facts:
         await demand_room(db, row.user_id)  # it becomes good again
     for name, value in facts.items():

@@ -14,7 +14,6 @@ from bursar.core import events, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
 from bursar.core.jobs import Run
-from bursar.core.mail_settings import is_address
 from bursar.metering import service
 from bursar.metering.events import oldest_kept
 from bursar.metering.models import QuotaWarning, UsageEventId, UsageHour
@@ -60,17 +59,16 @@ async def mail_warnings(db: AsyncSession, _: dict[str, Any]) -> None:
     waiting = waiting.where(QuotaWarning.mailed_at.is_(None), ~outdone())
     waiting = waiting.order_by(QuotaWarning.noticed_at)
     for row, user in (await db.execute(waiting.limit(MOST_MAILS))).all():
-        if user.is_reachable and is_address(user.email):
-            await letters.send(
-                db,
-                "quota_warning",
-                user,
-                percent=row.percent,
-                month=row.month,
-                used=row.used,
-                quota=row.quota,
-                is_hard=row.is_hard,
-            )
+        await letters.tell(
+            db,
+            "quota_warning",
+            user,
+            percent=row.percent,
+            month=row.month,
+            used=row.used,
+            quota=row.quota,
+            is_hard=row.is_hard,
+        )
         until_then = (
             QuotaWarning.user_id == row.user_id,
             QuotaWarning.month == row.month,

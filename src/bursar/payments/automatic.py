@@ -21,14 +21,14 @@ from sqlalchemy import or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.audit import service as audit
-from bursar.core import etag, events, jobs, mail, money
+from bursar.core import etag, events, jobs, money
 from bursar.core.database import Role
 from bursar.core.errors import BursarError
 from bursar.core.events import Published
 from bursar.core.jobs import Run
-from bursar.core.mail_settings import is_address
 from bursar.payments import asking, currencies, methods
 from bursar.payments import service as payments
 from bursar.payments.around_models import AutoTopUp
@@ -37,8 +37,6 @@ from bursar.payments.models import Payment, PaymentMethod, ProviderState, Status
 from bursar.payments.providers.registry import Providers, providers
 from bursar.payments.purposes import TOP_UP
 from bursar.payments.receipts import describe, written
-from bursar.system import queries as system
-from bursar.system.catalogue import COMPANY_NAME
 
 MOST_DECLINES = 3
 BACK_OFF = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
@@ -254,19 +252,13 @@ async def learn(db: AsyncSession, event: Published) -> None:
 
 
 async def tell(db: AsyncSession, payment: Payment, *, paused: bool) -> None:
-    owner = await db.get_one(User, payment.user_id)
-    if owner.erased_at is not None or not is_address(owner.email):
-        return
     saved = await db.get(PaymentMethod, payment.method_id) if payment.method_id else None
-    await mail.send(
+    await letters.tell(
         db,
         "auto_topup_declined",
-        owner.email,
-        about=owner.id,
-        name=owner.name,
+        await db.get(User, payment.user_id),
         amount=written(payment.amount, payment.currency),
         method=describe(saved) if saved else "saved method",
         reason=(payment.failure_reason or "")[:200],
         paused=paused,
-        company=await system.value(db, COMPANY_NAME),
     )

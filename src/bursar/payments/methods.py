@@ -14,13 +14,13 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.audit import service as audit
-from bursar.core import events, jobs, mail
+from bursar.core import events, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
 from bursar.core.jobs import Run
-from bursar.core.mail_settings import is_address
 from bursar.core.paging import Order, Page, PageQuery, fetch
 from bursar.payments.around_models import AutoTopUp, ForgottenMethod
 from bursar.payments.models import Method, Payment, PaymentMethod
@@ -28,8 +28,6 @@ from bursar.payments.providers import ProviderMissing, Unknown
 from bursar.payments.providers.registry import providers
 from bursar.payments.receipts import describe
 from bursar.payments.service import UnknownMethod
-from bursar.system import queries as system
-from bursar.system.catalogue import COMPANY_NAME
 
 log = logging.getLogger(__name__)
 
@@ -172,9 +170,8 @@ returning method_id
 async def tell_of_expiry(db: AsyncSession, _: dict[str, Any]) -> None:
     """Tells customers of saved methods that end within a month."""
     found = list(await db.scalars(EXPIRING, {"most": AT_ONCE}))
-    company = await system.value(db, COMPANY_NAME)
     for method_id in found:
-        await tell_owner(db, method_id, company)
+        await tell_owner(db, method_id)
     if len(found) == AT_ONCE:
         await jobs.enqueue(db, tell_more)
 
@@ -185,20 +182,14 @@ async def tell_more(db: AsyncSession, payload: dict[str, Any]) -> None:
     await tell_of_expiry(db, payload)
 
 
-async def tell_owner(db: AsyncSession, method_id: UUID, company: str) -> None:
+async def tell_owner(db: AsyncSession, method_id: UUID) -> None:
     saved = await db.get_one(PaymentMethod, method_id)
-    owner = await db.get_one(User, saved.user_id)
-    if owner.erased_at is not None or not is_address(owner.email):
-        return
     used = select(AutoTopUp.user_id).filter_by(method_id=method_id, enabled=True)
-    await mail.send(
+    await letters.tell(
         db,
         "method_expires",
-        owner.email,
-        about=owner.id,
-        name=owner.name,
+        await db.get(User, saved.user_id),
         method=describe(saved),
         month=f"{saved.exp_year}-{saved.exp_month:02}",
         automatic=await db.scalar(used) is not None,
-        company=company,
     )

@@ -252,9 +252,14 @@ class Payment(Base):
         return self.service_id or self.appointment_id or self.training_id or self.invoice_id
 
     @property
+    def stays(self) -> Decimal:
+        """What of it is here, and not on its way back."""
+        return self.captured - self.refunded - self.refund_pending
+
+    @property
     def refundable(self) -> Decimal:
-        """What could still go back."""
-        return self.captured - self.refunded - self.refund_pending - self.disputed
+        """What could still go back: what is contested may be lost."""
+        return self.stays - self.disputed
 
 
 class PaymentAudit(Base):

@@ -6,14 +6,14 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.audit import service as audit
-from bursar.core import events, jobs, mail
+from bursar.core import events, jobs
 from bursar.core.database import Role
 from bursar.core.errors import BursarError
 from bursar.core.events import Published
 from bursar.core.mail_outbox import Attachment
-from bursar.core.mail_settings import is_address
 from bursar.payments import queries, receipts
 from bursar.payments.models import Payment
 from bursar.payments.receipt_pdf import pdf
@@ -49,13 +49,11 @@ async def mail_receipt(db: AsyncSession, payload: dict[str, Any]) -> None:
         return
     font = db.info["settings"].receipt_font
     content = await asyncio.to_thread(pdf, document, font)
-    await mail.send(
+    await letters.tell(
         db,
         "receipt",
-        owner.email,
-        about=owner.id,
+        owner,
         attachment=Attachment.of(f"receipt-{document.number}.pdf", "application/pdf", content),
-        name=owner.name,
         number=document.number,
         amount=document.amount,
         what_for=document.what_for[:LONGEST_SUBJECT],
@@ -68,8 +66,7 @@ async def mail_receipt(db: AsyncSession, payload: dict[str, Any]) -> None:
 async def owner_of(db: AsyncSession, payment: Payment) -> User | None:
     """The one who paid, where a mail can reach them."""
     owner = await db.get(User, payment.user_id) if payment.user_id else None
-    reached = owner is not None and owner.erased_at is None and is_address(owner.email)
-    return owner if reached else None
+    return owner if owner is not None and letters.can_be_told(owner) else None
 
 
 class NobodyToMail(BursarError, status=409, code="payments.nobody_to_mail"):
