@@ -139,6 +139,23 @@ async def test_late_reports_of_older_months_are_charged_at_night(live_db: Live) 
     assert await charges(live_db) == [(0, 5, Decimal("0.05")), (0, 6, Decimal("0.06"))]
 
 
+async def test_who_comes_into_another_tier_is_stopped_by_its_plan_or_not_at_all(
+    live_db: Live,
+) -> None:
+    """Also with an empty wallet: nothing was billed yet, and refused usage counts nothing."""
+    await opened(live_db, tier="free")
+    await plan(live_db, "calls", CENT, tier="enterprise", charging="monthly")
+    shop, carl = await service_key(live_db), await key_of(live_db)
+    await charge(live_db, CARL, 10)
+    await use(live_db, CARL, 5)
+    await minute(live_db)
+    assert await code(live_db, shop, carl) == "PAYMENT_REQUIRED"
+    await rows(live_db, "update users set tier = 'enterprise' where id = $1", CARL.id)
+    await minute(live_db)
+    assert await code(live_db, shop, carl) == "VALID"
+    assert await charges(live_db) == []
+
+
 async def test_who_cannot_pay_is_stopped_and_goes_on_once_it_is_paid(live_db: Live) -> None:
     await opened(live_db)
     shop, carl, dora = (

@@ -3,6 +3,8 @@
 from decimal import Decimal
 from uuid import UUID
 
+import pytest
+
 from bursar.booking import tasks
 from bursar.payments.providers import What
 from tests.accounts.people import rows, run_jobs
@@ -20,10 +22,11 @@ from tests.booking.test_paying import (
 from tests.conftest import Live
 from tests.payments.tills import fact, intend
 from tests.payments.tills import tell as tell_fact
-from tests.wallets.purses import balance_of
-from tests.world import CARL
+from tests.wallets.purses import balance_of, freeze
+from tests.world import CARL, DORA
 
 WENT = "select destination, status, amount from refunds where payment_id = $1 order by id"
+WAITING = "select from pgqueuer where entrypoint = 'booking.give_one_back'"
 ASKED, GIVEN = ("provider", "pending", 20), ("wallet", "completed", 20)
 REFUSED = ("provider", "failed", 20)
 
@@ -68,12 +71,33 @@ async def test_what_a_cancelled_booking_gives_back(live_db: Live) -> None:
     payment_id = await by_card(live_db, booked)
     await cancelled(live_db, booked)
     await refuses(live_db, payment_id)
+    hers = await intend(live_db, DORA, 20)
+    await comes(live_db, hers)
+    for what in (What.DISPUTE_OPENED, What.DISPUTE_WON):  # hers is no reason to ask for his again
+        await contested(live_db, hers, what)
     await settle_all(live_db)
     assert await went(live_db, payment_id) == [REFUSED]
+    assert await rows(live_db, WAITING) == []
     await hours_pass(live_db)
     assert await went(live_db, payment_id) == [REFUSED, GIVEN]
     assert await balance_of(live_db, CARL) == 20
     assert (await appointment(live_db, booked["id"]))["payment_status"] == "refunded"
+
+
+async def test_where_the_wallet_is_closed_staff_are_told_and_nothing_is_tried_for_ever(
+    live_db: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, cut = await opened(live_db)
+    booked = await book(live_db, CARL, cut, at(3))
+    payment_id = await by_card(live_db, booked)
+    await cancelled(live_db, booked)
+    await refuses(live_db, payment_id)
+    await freeze(live_db, CARL, "closed")
+    await hours_pass(live_db)
+    assert await went(live_db, payment_id) == [REFUSED]
+    told = f"20.00 USD of the payment {payment_id} has no wallet to go to: for staff"
+    assert caplog.text.count(told) == 1
+    assert await rows(live_db, WAITING) == []
 
 
 async def test_what_was_paid_twice(live_db: Live) -> None:

@@ -157,9 +157,11 @@ async def test_a_service_key_that_is_not_good_is_no_outage(
         assert told(await api.get(THING, headers=carl.headers)) == (503, "keys.unreachable")
     assert "403" in caplog.text
     assert carl.key not in caplog.text
-    for bad in ({"service_key": "bur_live_x"}, {"when_unreachable": "maybe"}):
+    for bad in (
+        {"service_key": "bur_live_x"}, {"when_unreachable": "maybe"}, {"timeout_seconds": 0},
+    ):  # fmt: skip
         facts: dict[str, Any] = {"url": NOWHERE, "service_key": wrong.key, **bad}
-        with pytest.raises(ValueError, match=r"service key|when_unreachable"):
+        with pytest.raises(ValueError, match=r"service key|when_unreachable|timeout_seconds"):
             BursarKeys(plain_app, **facts)
 
 

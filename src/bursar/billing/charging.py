@@ -6,13 +6,16 @@ Who has too little in the wallet is charged for all of it once there is enough.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bursar.accounts.models import User
 from bursar.billing import queries
 from bursar.billing.models import Charging, PricePlan, UsageCharge, UsagePeriod
+from bursar.billing.months import month_of
 from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
@@ -129,7 +132,8 @@ async def note_unpaid(db: AsyncSession, periods: Sequence[UUID]) -> None:
 
 
 async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
-    """Periods of customers who could not pay, and have something in that currency now."""
+    """Periods of customers who could not pay, and have something in that currency now; or another
+    tier, and nothing billed yet, so that another plan may hold for them."""
     has_something = select(Account.id).where(
         Account.owner_id == UsagePeriod.user_id,
         Account.asset == PricePlan.currency,
@@ -137,5 +141,12 @@ async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
         Account.posted - Account.held + Account.overdraft > 0,
     )
     query = select(UsagePeriod).join(PricePlan, PricePlan.id == UsagePeriod.plan_id)
-    query = query.where(UsagePeriod.unpaid_since.is_not(None), has_something.exists())
+    has_moved = select(User.id).where(
+        User.id == UsagePeriod.user_id,
+        User.tier != PricePlan.tier,
+        UsagePeriod.units == 0,
+        UsagePeriod.month == month_of(datetime.now(UTC)),
+    )
+    may_pay = or_(has_something.exists(), has_moved.exists())
+    query = query.where(UsagePeriod.unpaid_since.is_not(None), may_pay)
     return (await db.scalars(query.order_by(UsagePeriod.id).limit(MOST_UNPAID))).all()

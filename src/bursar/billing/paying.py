@@ -28,7 +28,7 @@ from bursar.payments.purposes import Due, purpose
 from bursar.wallets import assets, ledger
 from bursar.wallets import service as wallets
 from bursar.wallets.ledger import Request
-from bursar.wallets.models import Account, Asset
+from bursar.wallets.models import Account, AccountStatus, Asset
 
 INVOICE = "invoice"
 
@@ -52,6 +52,7 @@ async def to_collect(db: AsyncSession, most: int) -> list[UUID]:
         .where(
             Account.owner_id == Invoice.user_id,
             Account.asset == Invoice.currency,
+            Account.status == AccountStatus.OPEN,
             Account.posted - Account.held + Account.overdraft
             >= (Invoice.total - Invoice.forgiven) * unit,
         )

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bursar.accounts import letters
-from bursar.accounts.models import User
+from bursar.accounts.models import Status, User
 from bursar.booking.models import (
     Appointment,
     AppointmentStatus,
@@ -101,7 +101,10 @@ async def due(
 
 
 async def write(db: AsyncSession, row: Appointment | Enrolment, news: str) -> None:
+    """Whoever has left gets no letter any more."""
     user = await db.get(User, row.user_id) if row.user_id else None
+    if user is None or user.status == Status.DELETED:
+        return
     headline, sentence = NEWS[news]
     await letters.tell(
         db,

@@ -32,6 +32,8 @@ class Line:
     ) -> None:
         if not secret.is_sound(service_key):
             raise ValueError("the service key is none of Bursar's: it was mistyped or cut off")
+        if timeout_seconds <= 0:
+            raise ValueError("timeout_seconds is more than zero")
         self.url = url.rstrip("/").removesuffix(API)
         self._headers = {
             "Authorization": f"Bearer {service_key}",

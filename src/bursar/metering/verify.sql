@@ -129,7 +129,7 @@ begin
         and not coalesce(ask.address <<= any (ask.allowed_addresses::inet[]), false)
         then 'FORBIDDEN_ADDRESS'
       when ask.scope is not null and not ask.scope = any (ask.scopes) then 'MISSING_SCOPE'
-      -- Not for our own routes, which pace and count nothing: there they see what they owe, and pay.
+      -- Not for our own routes, which pace and count nothing: there they see what they owe.
       when ask.is_stopped and (ask.counts or not coalesce(ask.paces, true)) then 'PAYMENT_REQUIRED'
       else 'VALID'
     end;

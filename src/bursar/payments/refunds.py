@@ -163,12 +163,17 @@ async def give_back(
     if is_refused and await is_contested(db, payment):
         return None
     to_wallet = payment.provider == MANUAL or is_refused
+    much = f"{wanted} {payment.currency}"
     if to_wallet and payment.user_id is None:
-        much = f"{wanted} {payment.currency}"
         log.warning("%s of the payment %s is nobody's: for staff to refund", much, payment.id)
         return None
     destination = Destination.WALLET if to_wallet else Destination.PROVIDER
-    asked, _ = await request(db, payment.id, wanted, destination=destination, reason=reason)
+    try:
+        async with db.begin_nested():
+            asked, _ = await request(db, payment.id, wanted, destination=destination, reason=reason)
+    except posting.WALLET_SHUT:
+        log.warning("%s of the payment %s has no wallet to go to: for staff", much, payment.id)
+        return None
     return asked
 
 
@@ -176,7 +181,7 @@ def refused(payment_id: Any) -> Select[UUID]:
     """What its provider could not give back, or the customer's bank sent back. Not if a dispute was
     won since: no provider gives back what is contested."""
     won = select(Dispute.id).where(
-        Dispute.payment_id == payment_id,
+        Dispute.payment_id == Refund.payment_id,
         Dispute.status == DisputeStatus.WON,
         Dispute.closed_at > Refund.settled_at,
     )
