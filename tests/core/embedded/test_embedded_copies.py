@@ -98,7 +98,7 @@ def test_warm_start_from_a_copy_is_fast(home, hidden_wheel):
         run = home.serve()
         took.append(run.events["seconds"])
         run.stop()
-    assert min(took[1:]) < took[0] / 2  # the first one makes the copy
+    assert min(took[1:]) < 3  # a tenth of it where nothing else is at work
 
 
 def test_command_attaches_to_a_server_that_runs_from_a_copy(home, hidden_wheel):
