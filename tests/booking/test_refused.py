@@ -42,13 +42,6 @@ async def went(live: Live, payment_id: UUID) -> list[tuple[str, str, Decimal]]:
     return [tuple(row) for row in await rows(live, WENT, payment_id)]
 
 
-async def cancelled(live: Live, booked: Json) -> None:
-    """And the provider is asked for what goes back."""
-    await post(live, CARL, f"{API}/appointments/{booked['id']}/cancellation")
-    await do(live, tasks.give_back)
-    await run_jobs(live)
-
-
 async def refuses(live: Live, payment_id: UUID) -> None:
     """The provider, and tells it twice."""
     pending = "select id from refunds where payment_id = $1 and status = 'pending'"
@@ -59,6 +52,18 @@ async def refuses(live: Live, payment_id: UUID) -> None:
         await tell(live, MARK)
 
 
+async def cancelled_and_refused(live: Live) -> tuple[Json, UUID]:
+    """A booking of CARL's that was paid by card, and that payment."""
+    _, cut = await opened(live)
+    booked = await book(live, CARL, cut, at(3))
+    payment_id = await by_card(live, booked)
+    await post(live, CARL, f"{API}/appointments/{booked['id']}/cancellation")
+    await do(live, tasks.give_back)
+    await run_jobs(live)  # the provider is asked
+    await refuses(live, payment_id)
+    return booked, payment_id
+
+
 async def hours_pass(live: Live) -> None:
     for _ in range(2):
         await an_hour_later(live)
@@ -66,11 +71,7 @@ async def hours_pass(live: Live) -> None:
 
 
 async def test_what_a_cancelled_booking_gives_back(live_db: Live) -> None:
-    _, cut = await opened(live_db)
-    booked = await book(live_db, CARL, cut, at(3))
-    payment_id = await by_card(live_db, booked)
-    await cancelled(live_db, booked)
-    await refuses(live_db, payment_id)
+    booked, payment_id = await cancelled_and_refused(live_db)
     hers = await intend(live_db, DORA, 20)
     await comes(live_db, hers)
     for what in (What.DISPUTE_OPENED, What.DISPUTE_WON):  # hers is no reason to ask for his again
@@ -87,11 +88,7 @@ async def test_what_a_cancelled_booking_gives_back(live_db: Live) -> None:
 async def test_where_the_wallet_is_closed_staff_are_told_and_nothing_is_tried_for_ever(
     live_db: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, cut = await opened(live_db)
-    booked = await book(live_db, CARL, cut, at(3))
-    payment_id = await by_card(live_db, booked)
-    await cancelled(live_db, booked)
-    await refuses(live_db, payment_id)
+    _, payment_id = await cancelled_and_refused(live_db)
     await freeze(live_db, CARL, "closed")
     await hours_pass(live_db)
     assert await went(live_db, payment_id) == [REFUSED]
@@ -117,11 +114,7 @@ async def test_what_was_paid_twice(live_db: Live) -> None:
 
 async def test_what_is_contested_is_given_to_nobody(live_db: Live) -> None:
     """All of it was on its way back, so that nothing of it counts as contested."""
-    _, cut = await opened(live_db)
-    booked = await book(live_db, CARL, cut, at(3))
-    payment_id = await by_card(live_db, booked)
-    await cancelled(live_db, booked)
-    await refuses(live_db, payment_id)
+    _, payment_id = await cancelled_and_refused(live_db)
     await contested(live_db, payment_id, What.DISPUTE_OPENED)
     await hours_pass(live_db)
     assert await went(live_db, payment_id) == [REFUSED]
