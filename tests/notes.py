@@ -46,10 +46,7 @@ create table notes (
 );
 create index on notes (owner, rank, id);
 call lock_down('notes');
-grant select, insert, update, delete on notes to app_user;
-create policy own on notes to app_user
-  using (owner = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
-  with check (owner = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+call let_owner('notes', 'select, insert, update, delete', its => 'owner');
 create trigger touch before update on notes for each row execute function touch();
 """
 

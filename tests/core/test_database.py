@@ -151,6 +151,28 @@ async def test_every_table_is_locked_and_every_function_pinned(live_db: Live) ->
     assert (unpinned, careless, roles, owned) == ([], [], [], [])
 
 
+async def test_a_policy_reads_the_claim_once_and_lets_nobody_more_than_is_granted(
+    live_db: Live,
+) -> None:
+    """The claim in a sub-select of its own: else PostgreSQL would read it again for each row."""
+    owner = await asyncpg.connect(databases.raw(live_db.url))
+    try:
+        at_each_row = await owner.fetch(
+            r"""select tablename, policyname from pg_policies
+               where regexp_replace(concat(qual, with_check),
+                 '\( SELECT (COALESCE\()?NULLIF\(current_setting', '', 'g') like '%current_setting%'"""
+        )
+        wider = await owner.fetch(
+            """select tablename, policyname from pg_policies cross join unnest(roles) as role
+               where permissive = 'PERMISSIVE' and cmd = 'ALL'
+                 and not has_any_column_privilege(role, tablename::regclass, 'insert, update')
+                 and not has_table_privilege(role, tablename::regclass, 'delete')"""
+        )
+    finally:
+        await owner.close()
+    assert (at_each_row, wider) == ([], [])
+
+
 async def test_an_empty_pool_answers_503_in_time(live_db: Live) -> None:
     await notes.install(live_db)
     small = live_db.settings.model_copy(

@@ -43,31 +43,17 @@ create or replace trigger touch before update of
 grant select (id, email, email_verified, username, name, first_name, last_name, user_type, role,
   tier, status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at)
   on users to app_user, staff_user;
-grant select (searched, login_attempts, locked_until) on users to staff_user;
-grant update (username, name, first_name, last_name) on users to app_user;
-create policy own on users to app_user
-  using (id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-
-grant insert (email, email_verified, username, name, first_name, last_name, user_type, role, tier,
-  status) on users to staff_user;
-grant update (email, email_verified, username, name, first_name, last_name, user_type, role, tier,
-  status) on users to staff_user;
-create policy staff_reads on users for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff_adds on users for insert to staff_user
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff_changes on users for update to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-
-grant select, insert, update on users to auth_user;
-create policy door on users to auth_user using (true) with check (true);
+call let_owner('users', 'update (username, name, first_name, last_name)', its => 'id');
+call let_staff('users', 'select (searched, login_attempts, locked_until),
+  insert (email, email_verified, username, name, first_name, last_name, user_type, role, tier, status),
+  update (email, email_verified, username, name, first_name, last_name, user_type, role, tier, status)');
+call let_door('users', 'select, insert, update');
 -- The worker erases: it may take a hash away, and not read one.
-grant select (id, email, email_verified, username, name, first_name, last_name, user_type, role,
-  tier, status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at)
-  on users to worker_user;
-grant update (email, email_verified, username, name, first_name, last_name, password_hash,
-  login_attempts, locked_until, last_login, erased_at) on users to worker_user;
-create policy worker on users to worker_user using (true) with check (true);
+call let_worker('users',
+  'select (id, email, email_verified, username, name, first_name, last_name, user_type, role, tier,
+    status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at),
+  update (email, email_verified, username, name, first_name, last_name, password_hash,
+    login_attempts, locked_until, last_login, erased_at)');
 
 -- Before the condition of a policy PostgreSQL uses no index whose operators are not leakproof, and
 -- those on words and on lower() are not. So these three look for themselves, and see what the policies
@@ -118,15 +104,9 @@ grant execute on function customers_like(text[], text, text, text, integer) to s
 call lock_down('user_preferences');
 create or replace trigger touch before update on user_preferences
   for each row execute function touch();
-grant select, insert, update on user_preferences to app_user;
-create policy own on user_preferences to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
-  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-grant select on user_preferences to staff_user;
-create policy staff on user_preferences for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, delete on user_preferences to worker_user;
-create policy worker on user_preferences to worker_user using (true);
+call let_owner('user_preferences', 'select, insert, update');
+call let_staff('user_preferences');
+call let_worker('user_preferences', 'select, delete');
 
 call lock_down('admin_users');
 create or replace trigger touch before update of email, name, role, status, totp_confirmed_at
@@ -158,13 +138,13 @@ create or replace trigger keep_an_owner before update or delete on admin_users
 create or replace trigger refuse_truncate before truncate on admin_users
   for each statement execute function refuse_change();
 
-grant select (id, email, name, role, status, login_attempts, locked_until, totp_confirmed_at,
-  last_login, invited_by, version, created_at, updated_at) on admin_users to staff_user;
-grant insert (email, name, role, status, invited_by) on admin_users to staff_user;
-grant update (email, name, role, status) on admin_users to staff_user;
-create policy staff on admin_users to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_staff('admin_users',
+  'select (id, email, name, role, status, login_attempts, locked_until, totp_confirmed_at, last_login,
+    invited_by, version, created_at, updated_at),
+  insert (email, name, role, status, invited_by), update (email, name, role, status)');
+call let_door('admin_users', 'select, insert, update');
+call let_worker('admin_users', 'select (id, email, name, role, status, totp_confirmed_at, last_login,
+  invited_by, version, created_at, updated_at)');
 
 -- Who of the staff is at work in this transaction: somebody who is active, or the operator of the
 -- machine (auth/actor.py). For functions that do what no login role may do by itself. Whoever was
@@ -184,24 +164,13 @@ begin
 end $$;
 revoke execute on function staff_at_work() from public;
 
-grant select, insert, update on admin_users to auth_user;
-create policy door on admin_users to auth_user using (true) with check (true);
-grant select (id, email, name, role, status, totp_confirmed_at, last_login, invited_by, version,
-  created_at, updated_at) on admin_users to worker_user;
-create policy worker on admin_users for select to worker_user using (true);
-
 call lock_down('recovery_codes');
-grant select, insert, update, delete on recovery_codes to auth_user;
-create policy door on recovery_codes to auth_user using (true) with check (true);
+call let_door('recovery_codes', 'select, insert, update, delete');
 
 call lock_down('identities');
-grant select, insert, delete on identities to auth_user;
-create policy door on identities to auth_user using (true) with check (true);
-grant select on identities to app_user;
-create policy own on identities for select to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-grant select, delete on identities to worker_user;
-create policy worker on identities to worker_user using (true);
+call let_door('identities', 'select, insert, delete');
+call let_owner('identities');
+call let_worker('identities', 'select, delete');
 
 -- The end of every sign-in, in one round trip: counts start again, a session opens, the audit has its
 -- row. A sign-in by password says what it has seen; if any of that has changed since, nobody comes in

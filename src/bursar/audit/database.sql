@@ -2,37 +2,26 @@
 -- and nobody changes or deletes one, the owner included.
 
 call lock_down('audit_logs');
-grant select on audit_logs to staff_user, worker_user;
-create policy staff on audit_logs for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy sealing on audit_logs for select to worker_user using (true);
+call let_staff('audit_logs');
+call let_worker('audit_logs');
 
 call lock_down('audit_unsealed');
-grant select, delete on audit_unsealed to worker_user;
-create policy sealing on audit_unsealed to worker_user using (true);
+call let_worker('audit_unsealed', 'select, delete');
 
 call lock_down('audit_seals');
-grant select on audit_seals to staff_user;
-create policy staff on audit_seals for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, insert (seq, log_id, digest, hash) on audit_seals to worker_user;
-create policy sealing on audit_seals to worker_user using (true) with check (true);
+call let_staff('audit_seals');
+call let_worker('audit_seals', 'select, insert (seq, log_id, digest, hash)');
 
 call lock_down('audit_checkpoints');
-grant select, insert (seq, document) on audit_checkpoints to worker_user;
-create policy sealing on audit_checkpoints to worker_user using (true) with check (true);
+call let_worker('audit_checkpoints', 'select, insert (seq, document)');
 
 call lock_down('audit_shipments');
-grant select, insert (seq, place) on audit_shipments to worker_user;
-create policy sealing on audit_shipments to worker_user using (true) with check (true);
+call let_worker('audit_shipments', 'select, insert (seq, place)');
 
 call lock_down('audit_chains');
-grant select on audit_chains to worker_user;
-create policy sealing on audit_chains for select to worker_user using (true);
 -- Not to change it, which the trigger refuses, but to lock it: of several sealers one has the row.
 -- Nobody else may, while any login role could sit on an advisory lock.
-grant update (started_at) on audit_chains to worker_user;
-create policy one_sealer on audit_chains for update to worker_user using (true);
+call let_worker('audit_chains', 'select, update (started_at)');
 
 -- What a caller must not forge is filled in here: login role, subject, time, transaction. Definer's
 -- rights, and session_user is still whoever signed in. A customer's login role speaks for the subject

@@ -1,8 +1,7 @@
 -- Tokens that work once: sign-in has them, the worker and staff may make and take back.
 
 call lock_down('one_time_tokens');
-grant select, delete on one_time_tokens to auth_user;
-create policy door on one_time_tokens to auth_user using (true) with check (true);
+call let_door('one_time_tokens', 'select, delete');
 
 -- One at a time for each purpose and subject: a new one takes the place of the one before. Each login
 -- role makes what its work needs, so that who has got hold of one opens no other door with it.

@@ -253,37 +253,29 @@ create or replace trigger refuse_truncate before truncate on usage_charges
 -- Who may see and do what.
 
 call lock_down('billing_meters');
-grant select on billing_meters to app_user, staff_user, worker_user;
-grant insert (code, name, counts, endpoints), delete on billing_meters to staff_user;
-create policy everybody on billing_meters for select to app_user, worker_user using (true);
-create policy staff on billing_meters to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+grant select on billing_meters to app_user;
+create policy everybody on billing_meters for select to app_user using (true);
+call let_staff('billing_meters', 'select, insert (code, name, counts, endpoints), delete');
+call let_worker('billing_meters');
 
 call lock_down('price_plans');
-grant select on price_plans to app_user, staff_user, worker_user;
-grant insert (name, meter, charging, currency, tier, user_id, included, price_tiers, first_month,
-  last_month), update (name, last_month), delete on price_plans to staff_user;
-create policy public on price_plans for select to app_user
-  using (user_id is null
-    or user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff on price_plans to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy worker on price_plans for select to worker_user using (true);
+call let_owner('price_plans');
+create policy public on price_plans for select to app_user using (user_id is null);
+call let_staff('price_plans', 'select, insert (name, meter, charging, currency, tier, user_id,
+  included, price_tiers, first_month, last_month), update (name, last_month), delete');
+call let_worker('price_plans');
 
 call lock_down('usage_periods');
-call let_owner_and_staff_read('usage_periods');
-create policy working on usage_periods to worker_user using (true) with check (true);
-grant insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since) on usage_periods
-  to worker_user;
+call let_owner('usage_periods');
+call let_staff('usage_periods');
+call let_worker('usage_periods',
+  'select, insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since)');
 
 call lock_down('usage_charges');
-call let_owner_and_staff_read('usage_charges');
-create policy working on usage_charges to worker_user using (true) with check (true);
-grant insert (period_id, from_units, to_units, amount, amount_after, operation_id, invoice_id)
-  on usage_charges to worker_user;
+call let_owner('usage_charges');
+call let_staff('usage_charges');
+call let_worker('usage_charges', 'select, insert (period_id, from_units, to_units, amount,
+  amount_after, operation_id, invoice_id)');
 
 call lock_down('billing_looks');
-grant select, insert, update on billing_looks to worker_user;
-create policy worker on billing_looks to worker_user using (true) with check (true);
+call let_worker('billing_looks', 'select, insert, update');

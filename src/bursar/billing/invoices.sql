@@ -156,12 +156,11 @@ create constraint trigger check_invoice_total after insert on usage_charges
 -- Who may see and do what.
 
 call lock_down('invoices');
-call let_owner_and_staff_read('invoices');
-create policy working on invoices to worker_user using (true) with check (true);
-grant insert (user_id, month, currency, total, due_at),
-  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,
-    reopen_reason, taken_known) on invoices to worker_user;
-grant update (status, void_reason, reopen_reason, due_at, next_try_at) on invoices to staff_user;
-create policy staff_change on invoices for update to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
+call let_owner('invoices');
+call let_staff('invoices',
+  'select, update (status, void_reason, reopen_reason, due_at, next_try_at)');
+create policy open_or_void on invoices as restrictive for update to staff_user
   with check (status in ('open', 'void'));
+call let_worker('invoices', 'select, insert (user_id, month, currency, total, due_at),
+  update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,
+    reopen_reason, taken_known)');

@@ -80,19 +80,75 @@ end $$;
 
 revoke execute on procedure lock_down(regclass) from public;
 
--- Rows with a user_id, which only the worker or functions write: customers read theirs, staff all.
-create or replace procedure let_owner_and_staff_read(target regclass)
+-- What a login role may do with a table that is locked down, and with which of its rows: the procedures
+-- below say it in one call for each of them. Whoever only reads gets a policy for reading alone, so that
+-- a privilege from elsewhere opens nothing. What narrows one of these is a restrictive policy beside it.
+-- The claim is always a (select …): it is read once, and not for each row.
+create or replace procedure let_role(
+  login_role name, target regclass, privileges text, policy name, which text)
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 begin
-  execute format('grant select on %s to app_user, staff_user, worker_user', target);
-  execute format('create policy own on %s for select to app_user using (user_id =
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid)', target);
-  execute format('create policy staff on %s for select to staff_user using (
-    (select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null)', target);
-  execute format('create policy worker on %s for select to worker_user using (true)', target);
+  execute format('grant %s on %s to %I', privileges, target, login_role);
+  if privileges ~* '\m(insert|update|delete)\M' then
+    execute format('create policy %1$I on %2$s to %3$I using (%4$s) with check (%4$s)',
+      policy, target, login_role, which);
+  else
+    execute format('create policy %I on %s for select to %I using (%s)',
+      policy, target, login_role, which);
+  end if;
 end $$;
 
-revoke execute on procedure let_owner_and_staff_read(regclass) from public;
+-- Customers, their own rows: which column says whose a row is, or of which row that they see.
+create or replace procedure let_owner(
+  target regclass, privileges text default 'select', its name default 'user_id',
+  through regclass default null)
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('app_user', target, privileges, 'own', case when through is null
+    then format('%I = (select nullif(current_setting(''request.jwt.claim.sub'', true), ''''))::uuid', its)
+    else format('%I in (select id from %s)', its, through) end)
+$$;
+
+-- Customers, whoever is signed in: every row, or which.
+create or replace procedure let_customers(
+  target regclass, privileges text default 'select', which text default null)
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('app_user', target, privileges, 'customers', concat_ws(' and ', which,
+    '(select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null'))
+$$;
+
+-- Staff, whoever is signed in: every row.
+create or replace procedure let_staff(target regclass, privileges text default 'select')
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('staff_user', target, privileges, 'staff',
+    '(select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null')
+$$;
+
+-- The door, the worker and analysts have no claim.
+create or replace procedure let_door(target regclass, privileges text default 'select')
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('auth_user', target, privileges, 'door', 'true')
+$$;
+create or replace procedure let_worker(target regclass, privileges text default 'select')
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('worker_user', target, privileges, 'worker', 'true')
+$$;
+create or replace procedure let_analytics(target regclass, privileges text default 'select')
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_role('analytics_user', target, privileges, 'analytics', 'true')
+$$;
+
+-- Rows with a user_id, which only the worker or functions write: customers read theirs, staff all.
+create or replace procedure let_owner_and_staff_read(target regclass)
+language sql set search_path = pg_catalog, public, pg_temp as $$
+  call let_owner(target);
+  call let_staff(target);
+  call let_worker(target)
+$$;
+
+revoke execute on procedure let_role(name, regclass, text, name, text),
+  let_owner(regclass, text, name, regclass), let_customers(regclass, text, text),
+  let_staff(regclass, text), let_door(regclass, text), let_worker(regclass, text),
+  let_analytics(regclass, text), let_owner_and_staff_read(regclass) from public;
 
 -- For tables whose rows have a number without a gap in each year: given in the transaction that writes
 -- the row, so a rolled back one leaves none, and nobody chooses one. Where a table has a column
@@ -120,13 +176,10 @@ language sql
 return pg_try_advisory_xact_lock(hashtextextended('idempotency ' || subject || ' ' || key, 0));
 grant select, insert on idempotency_keys to app_user, staff_user;
 create policy own on idempotency_keys to app_user, staff_user
-  using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')))
-  with check (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')));
+  using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')));
 -- The door also keeps those of people who are not signed in yet: signing up is a POST too.
 grant select, insert on idempotency_keys to auth_user;
 create policy door on idempotency_keys to auth_user
-  using (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')))
-  with check (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')));
+  using (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')));
 -- The worker writes what is counted for others, with the answer beside it, and prunes.
-grant select, insert, delete on idempotency_keys to worker_user;
-create policy worker on idempotency_keys to worker_user using (true);
+call let_worker('idempotency_keys', 'select, insert, delete');

@@ -1,13 +1,10 @@
 -- The outbox: events come in through publish_event alone; only the worker reads them.
 
 call lock_down('events');
-grant select, delete on events to worker_user;
-create policy relaying on events for select to worker_user using (true);
-create policy pruning on events for delete to worker_user using (true);
+call let_worker('events', 'select, delete');
 
 call lock_down('event_positions');
-grant select, insert, update, delete on event_positions to worker_user;
-create policy relaying on event_positions to worker_user using (true) with check (true);
+call let_worker('event_positions', 'select, insert, update, delete');
 
 -- Who published it is written by PostgreSQL: the login role, which cannot be forged. The relay hands
 -- on only what was published by a role that the event's declaration trusts (`published_by`).

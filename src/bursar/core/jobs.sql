@@ -1,16 +1,13 @@
 -- The queue: jobs come in through enqueue_job alone, the worker does everything else.
 
 call lock_down('pgqueuer');
-grant select, update, delete on pgqueuer to worker_user;
-create policy working on pgqueuer to worker_user using (true) with check (true);
+call let_worker('pgqueuer', 'select, update, delete');
 
 call lock_down('pgqueuer_log');
-grant select, insert, delete on pgqueuer_log to worker_user;
-create policy working on pgqueuer_log to worker_user using (true) with check (true);
+call let_worker('pgqueuer_log', 'select, insert, delete');
 
 call lock_down('pgqueuer_schedules');
-grant select, insert, update, delete on pgqueuer_schedules to worker_user;
-create policy working on pgqueuer_schedules to worker_user using (true) with check (true);
+call let_worker('pgqueuer_schedules', 'select, insert, update, delete');
 
 call lock_down('pgqueuer_statistics');
 
@@ -73,5 +70,4 @@ grant execute on function enqueue_job(text, json, text, timestamptz)
 call lock_down('workers');
 grant select on workers to app_user, auth_user, staff_user;
 create policy reading on workers for select to app_user, auth_user, staff_user using (true);
-grant select, insert, update, delete on workers to worker_user;
-create policy working on workers to worker_user using (true) with check (true);
+call let_worker('workers', 'select, insert, update, delete');

@@ -9,15 +9,10 @@ grant select (id, user_id, name, start, last_four, scopes, allowed_addresses, pe
 grant insert (user_id, name, key_hash, start, last_four, scopes, allowed_addresses, per_second,
   per_minute, per_month, expires_at, rotated_from)
   on api_keys to app_user, staff_user;
-grant update (name, scopes, allowed_addresses, per_second, per_minute, per_month, expires_at,
-  grace_until, status, revoke_reason)
-  on api_keys to app_user, staff_user;
-
-create policy own on api_keys to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
-  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff_reads on api_keys for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_owner('api_keys', 'update (name, scopes, allowed_addresses, per_second, per_minute,
+  per_month, expires_at, grace_until, status, revoke_reason)');
+call let_staff('api_keys', 'update (name, scopes, allowed_addresses, per_second, per_minute,
+  per_month, expires_at, grace_until, status, revoke_reason)');
 -- For the same reason as in accounts/database.sql: behind the policy the index would not be used.
 create or replace function keys_like(pattern text) returns setof uuid
 language sql stable security definer set search_path = pg_catalog, public, pg_temp as $$
@@ -25,16 +20,10 @@ language sql stable security definer set search_path = pg_catalog, public, pg_te
 $$;
 revoke execute on function keys_like(text) from public;
 grant execute on function keys_like(text) to staff_user;
-create policy staff_adds on api_keys for insert to staff_user
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff_changes on api_keys for update to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
 
-grant select, update (last_used_at, status, revoke_reason) on api_keys to auth_user;
-create policy door on api_keys to auth_user using (true) with check (true);
-grant select (id, user_id, line_id, name, start, last_four, scopes, expires_at, grace_until, status,
-  created_at) on api_keys to worker_user;
-create policy worker on api_keys for select to worker_user using (true);
+call let_door('api_keys', 'select, update (last_used_at, status, revoke_reason)');
+call let_worker('api_keys', 'select (id, user_id, line_id, name, start, last_four, scopes, expires_at,
+  grace_until, status, created_at)');
 
 -- Not for the time of the last use: who calls must not spoil an edit.
 create or replace trigger touch before update of name, scopes, allowed_addresses, per_second,

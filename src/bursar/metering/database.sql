@@ -15,20 +15,17 @@ call lock_down('usage_stops');
 -- Only the functions of this room write usage; customers read theirs, staff everybody's.
 call let_owner_and_staff_read('usage');
 call let_owner_and_staff_read('monthly_usage');
-call let_owner_and_staff_read('usage_hours');
 call let_owner_and_staff_read('usage_days');
-call let_owner_and_staff_read('usage_grants');
-call let_owner_and_staff_read('usage_stops');
-grant insert, delete on usage_stops to worker_user;
-create policy stopping on usage_stops to worker_user using (true) with check (true);
+call let_analytics('monthly_usage');
+call let_analytics('usage_days');
 
-grant select on monthly_usage, usage_days to analytics_user;
-create policy analytics on monthly_usage for select to analytics_user using (true);
-create policy analytics on usage_days for select to analytics_user using (true);
+call let_owner('usage_stops');
+call let_staff('usage_stops');
+call let_worker('usage_stops', 'select, insert, delete');
 
-grant insert (user_id, month, units, reason) on usage_grants to staff_user;
-create policy staff_grants on usage_grants for insert to staff_user
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_owner('usage_grants');
+call let_staff('usage_grants', 'select, insert (user_id, month, units, reason)');
+call let_worker('usage_grants');
 create or replace function sign_usage_grant() returns trigger
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
 begin
@@ -38,15 +35,14 @@ end $$;
 create or replace trigger sign before insert on usage_grants
   for each row execute function sign_usage_grant();
 
-grant select, update (mailed_at) on quota_warnings to worker_user;
-create policy worker on quota_warnings to worker_user using (true) with check (true);
-grant select on usage_kept to worker_user;
-create policy worker on usage_kept for select to worker_user using (true);
+call let_worker('quota_warnings', 'select, update (mailed_at)');
+call let_worker('usage_kept');
 call never_removed('usage_kept');
-grant select, delete on usage_event_ids to worker_user;
-create policy worker on usage_event_ids to worker_user using (true);
-grant delete on usage_hours to worker_user;
-create policy pruning on usage_hours for delete to worker_user
+call let_worker('usage_event_ids', 'select, delete');
+call let_owner('usage_hours');
+call let_staff('usage_hours');
+call let_worker('usage_hours', 'select, delete');
+create policy pruning on usage_hours as restrictive for delete to worker_user
   using (hour < now() - interval '1 month');
 
 -- Ids that differ by their number alone: to draw each would cost a call of the system each.

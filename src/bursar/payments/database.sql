@@ -243,77 +243,47 @@ grant execute on function money_taken(uuid) to staff_user, worker_user;
 
 -- Who may do what.
 call lock_down('payments');
-grant select on payments to app_user, staff_user, worker_user;
-grant insert (user_id, amount, currency, payment_method, purpose, service_id, appointment_id,
-  training_id, invoice_id, description, reference, provider, test_mode, method_id, save_method,
-  metadata, idempotency_key, fingerprint, change_reason, changed_by) on payments
-  to app_user, staff_user;
-create policy own on payments to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid)
-  with check (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff on payments to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant insert, update on payments to worker_user;
-create policy worker on payments to worker_user using (true) with check (true);
+call let_owner('payments', 'select, insert (user_id, amount, currency, payment_method, purpose,
+  service_id, appointment_id, training_id, invoice_id, description, reference, provider, test_mode,
+  method_id, save_method, metadata, idempotency_key, fingerprint, change_reason, changed_by)');
+call let_staff('payments', 'select, insert (user_id, amount, currency, payment_method, purpose,
+  service_id, appointment_id, training_id, invoice_id, description, reference, provider, test_mode,
+  method_id, save_method, metadata, idempotency_key, fingerprint, change_reason, changed_by)');
+call let_worker('payments', 'select, insert, update');
 
 call lock_down('payment_audits');
-grant select on payment_audits to app_user, staff_user, worker_user;
-create policy own on payment_audits for select to app_user
-  using (payment_id in (select id from payments));
-create policy staff on payment_audits for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy worker on payment_audits for select to worker_user using (true);
+call let_owner('payment_audits', its => 'payment_id', through => 'payments');
+call let_staff('payment_audits');
+call let_worker('payment_audits');
 
 call lock_down('refunds');
-grant select on refunds to app_user, staff_user, worker_user;
-create policy own on refunds for select to app_user
-  using (payment_id in (select id from payments));
-create policy staff on refunds for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant insert, update on refunds to worker_user;
-create policy worker on refunds to worker_user using (true) with check (true);
+call let_owner('refunds', its => 'payment_id', through => 'payments');
+call let_staff('refunds');
+call let_worker('refunds', 'select, insert, update');
 
 call lock_down('disputes');
-grant select on disputes to app_user, staff_user;
-create policy own on disputes for select to app_user
-  using (payment_id in (select id from payments));
-create policy staff on disputes for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, insert, update on disputes to worker_user;
-create policy worker on disputes to worker_user using (true) with check (true);
+call let_owner('disputes', its => 'payment_id', through => 'payments');
+call let_staff('disputes');
+call let_worker('disputes', 'select, insert, update');
 
 call lock_down('payment_events');
-grant select on payment_events to staff_user;
-create policy staff on payment_events for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, insert, update, delete on payment_events to worker_user;
-create policy worker on payment_events to worker_user using (true) with check (true);
+call let_staff('payment_events');
+call let_worker('payment_events', 'select, insert, update, delete');
 
 call lock_down('payment_methods');
-grant select on payment_methods to app_user, staff_user;
-grant update (is_default), delete on payment_methods to app_user;
-create policy own on payment_methods to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff on payment_methods for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, insert, update, delete on payment_methods to worker_user;
-create policy worker on payment_methods to worker_user using (true) with check (true);
+call let_owner('payment_methods', 'select, update (is_default), delete');
+call let_staff('payment_methods');
+call let_worker('payment_methods', 'select, insert, update, delete');
 
 call lock_down('provider_customers');
-grant select on provider_customers to app_user, staff_user;
-create policy own on provider_customers for select to app_user
-  using (user_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy staff on provider_customers for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select, insert, update, delete on provider_customers to worker_user;
-create policy worker on provider_customers to worker_user using (true) with check (true);
+call let_owner('provider_customers');
+call let_staff('provider_customers');
+call let_worker('provider_customers', 'select, insert, update, delete');
 
 call lock_down('payment_totals');
-grant select on payment_totals to staff_user, worker_user, analytics_user;
-create policy staff on payment_totals for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy everybody on payment_totals for select to worker_user, analytics_user using (true);
+call let_staff('payment_totals');
+call let_worker('payment_totals');
+call let_analytics('payment_totals');
 -- The view asks for both tables whoever looks; a customer's role sees no row of the totals.
 grant select on payment_totals to app_user;
 grant select (payment_method, status, currency, amount) on payments to analytics_user;

@@ -1,19 +1,13 @@
 -- Settings: staff read and change them, the worker reads them, every change is kept.
 
 call lock_down('settings');
-grant select, insert, update on settings to staff_user;
-create policy staff on settings to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-grant select on settings to worker_user, auth_user, app_user;
-create policy read on settings for select to worker_user, auth_user using (true);
-create policy customers on settings for select to app_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_staff('settings', 'select, insert, update');
+call let_worker('settings');
+call let_door('settings');
+call let_customers('settings');
 
 call lock_down('setting_changes');
-grant select on setting_changes to staff_user;
-create policy staff on setting_changes for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_staff('setting_changes');
 
 create or replace function sign_setting() returns trigger
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$

@@ -14,44 +14,27 @@ create policy everybody on assets for select using (true);
 
 -- A transfer's row has the balance of both sides in it, so customers see their side of it only:
 -- through wallet_entries() and the views.
-grant select on accounts, holds to app_user;
-create policy own on accounts for select to app_user
-  using (owner_id = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-create policy own on holds for select to app_user
-  using (account_id in (select id from accounts));
-grant select on accounts, operations, holds, transfers to staff_user, worker_user;
-create policy staff on accounts for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff on operations for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff on holds for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy staff on transfers for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy worker on accounts for select to worker_user using (true);
-create policy worker on operations for select to worker_user using (true);
-create policy worker on holds for select to worker_user using (true);
-create policy worker on transfers for select to worker_user using (true);
-grant select on accounts to analytics_user;
-create policy analytics on accounts for select to analytics_user using (true);
+call let_owner('accounts', its => 'owner_id');
+call let_owner('holds', its => 'account_id', through => 'accounts');
+call let_staff('accounts');
+call let_staff('operations');
+call let_staff('holds');
+call let_staff('transfers');
+call let_worker('accounts');
+call let_worker('operations');
+call let_worker('holds');
+call let_worker('transfers');
+call let_analytics('accounts');
 
 call lock_down('account_positions');
-grant select, insert, update on account_positions to worker_user;
-create policy following on account_positions to worker_user using (true) with check (true);
-grant select on account_positions to app_user, staff_user;
-create policy own on account_positions for select to app_user
-  using (account_id in (select id from accounts));
-create policy staff on account_positions for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_worker('account_positions', 'select, insert, update');
+call let_owner('account_positions', its => 'account_id', through => 'accounts');
+call let_staff('account_positions');
 call lock_down('wallet_days');
-grant select, insert, update on wallet_days to worker_user;
-create policy following on wallet_days to worker_user using (true) with check (true);
-grant select on wallet_days to app_user, staff_user, analytics_user;
-create policy own on wallet_days for select to app_user
-  using (account_id in (select id from accounts));
-create policy staff on wallet_days for select to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
-create policy analytics on wallet_days for select to analytics_user using (true);
+call let_worker('wallet_days', 'select, insert, update');
+call let_owner('wallet_days', its => 'account_id', through => 'accounts');
+call let_staff('wallet_days');
+call let_analytics('wallet_days');
 
 -- The company's own accounts in one asset: where money comes from and where it goes. They have no
 -- limit: money that came in from outside stands as a debt of the outside world in `clearing`.
@@ -170,9 +153,8 @@ revoke all on user_balance, wallets, user_with_balance, wallet_transactions
 grant select on user_balance, wallets, wallet_transactions
   to app_user, staff_user, worker_user, analytics_user;
 grant select on user_with_balance to app_user, staff_user, worker_user, analytics_user;
-grant select (id, email, username, name, user_type, role, tier, status, is_active, created_at)
-  on users to analytics_user;
-create policy analytics on users for select to analytics_user using (true);
+call let_analytics('users',
+  'select (id, email, username, name, user_type, role, tier, status, is_active, created_at)');
 
 -- For plain SQL: the same posting under the same rules. Not enough is for the caller to tell; all else
 -- is an error with its code.

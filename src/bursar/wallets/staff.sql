@@ -144,12 +144,8 @@ grant execute on function post_as_staff(jsonb), operation_of(text, text),
 
 -- Corrections: what one person posted alone, and what waits for a second one.
 call lock_down('adjustments');
-grant select, insert (user_id, asset, amount, reason, proposed_by, key, state, operation_id,
-  decided_at) on adjustments to staff_user;
-grant update (state, decided_by, decided_at, operation_id) on adjustments to staff_user;
-create policy staff on adjustments to staff_user
-  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null)
-  with check ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+call let_staff('adjustments', 'select, insert (user_id, asset, amount, reason, proposed_by, key, state,
+  operation_id, decided_at), update (state, decided_by, decided_at, operation_id)');
 
 -- Who proposes and who decides is who is at work, whatever the statement says; a check of the table
 -- wants them to be two. What is said to be posted is so, for this customer and this amount, and alone
