@@ -34,6 +34,7 @@ from tests.billing.meterman import (
     use,
 )
 from tests.conftest import Live
+from tests.databases import raw
 from tests.keys.keyholders import code, key_of, service_key, set_terms
 from tests.payments.shop import Shop
 from tests.payments.surroundings import save_method
@@ -277,6 +278,18 @@ async def test_the_database_refuses_it_from_anybody(live_db: Live, how: str) -> 
     statement, words = FORGED[how]
     with pytest.raises(asyncpg.PostgresError, match=words):
         await rows(live_db, statement)
+
+
+async def test_staff_with_sql_in_hand_cannot_say_that_one_is_paid(live_db: Live) -> None:
+    await move_in(live_db)
+    await month_over(live_db)
+    staff = await asyncpg.connect(raw(live_db.url, "staff_user"))
+    try:
+        await staff.execute(f"set request.jwt.claim.sub = '{OLIVIA.id}'")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            await staff.execute("update invoices set status = 'paid'")
+    finally:
+        await staff.close()
 
 
 async def test_everybody_has_their_own(live_db: Live) -> None:

@@ -160,7 +160,7 @@ async def test_a_policy_reads_the_claim_once_and_lets_nobody_more_than_is_grante
         at_each_row = await owner.fetch(
             r"""select tablename, policyname from pg_policies
                where regexp_replace(concat(qual, with_check),
-                 '\( SELECT (COALESCE\()?NULLIF\(current_setting', '', 'g') like '%current_setting%'"""
+                 '\( SELECT (COALESCE\()?NULLIF\(current_setting', '', 'g') like '%current_s%'"""
         )
         wider = await owner.fetch(
             """select tablename, policyname from pg_policies cross join unnest(roles) as role

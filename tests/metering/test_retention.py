@@ -87,6 +87,14 @@ def test_the_oldest_month_that_is_kept(now: datetime, months: int, oldest: datet
     assert oldest_kept(now, months) == oldest
 
 
+async def test_the_worker_cannot_forget_an_hour_that_may_still_be_asked_for(live_db: Live) -> None:
+    await move_in(live_db)
+    await outcomes(live_db, await service_key(live_db), event(1))
+    async with live_db.database.transaction(WORKER) as db:
+        await db.execute(text("delete from usage_hours"))
+    assert len(await rows(live_db, "select from usage_hours")) == 1
+
+
 async def test_months_are_made_ahead_and_dropped_in_time(live_db: Live) -> None:
     """The sums stay; the id of an event is remembered as long as the event could be sent again."""
     await move_in(live_db)
