@@ -4,7 +4,9 @@ Both stand on the same PostgreSQL, with fsync, and take turns. The till does all
 two sides, a key for ever, the chain's triggers, the audit trail. The peer calls one procedure for a
 charge that locks the balance, looks at it, lowers it and writes a row (bench/peers/procedure.sql).
 One wallet that everybody charges, and ten thousand of which each charge takes any. The floor is
-what the bare rows cost PostgreSQL on this machine (bench/floor.py): more no ledger could get.
+what the ledger's rows cost PostgreSQL on this machine, with all that watches them (bench/floor.py):
+once made where they are written, once for the same callers at the same till. With these rows and
+triggers no ledger gets more.
 
 How often pgbench gets to one wallet is how long a commit takes, and that is the disk's affair. So
 the hot wallet is measured a second time with commits that take 1.5 ms longer for both, which is
@@ -35,6 +37,7 @@ WARM_UP_SECONDS = 2.0
 TILL_HOT, DIRECT_HOT = "till, one wallet", "pgbench, one wallet"
 TILL_MANY, DIRECT_MANY = "till, 10,000 wallets", "pgbench, 10,000 wallets"
 FLOOR_HOT, FLOOR_MANY = "floor, one wallet", "floor, 10,000 wallets"
+CALLED_HOT, CALLED_MANY = "till on the floor, one wallet", "till on the floor, 10,000 wallets"
 TILL_SLOW, DIRECT_SLOW = "till, one wallet, slow disk", "pgbench, one wallet, slow disk"
 COMMIT_DELAY_MICROSECONDS = 1_500
 SLOWEST_HOT = "till, one wallet, p99"
@@ -50,7 +53,8 @@ WAIT = Claim(SLOWEST_HOT, 100, at_least=False)
 def run(plan: Plan) -> Report:
     with bank() as address:
         hot, many, slow = (Callers(group, address) for group in (HOT, CROWD, HOT))
-        for each in (hot, many, slow):
+        floor_hot, floor_many = (Callers(group, address, floored=True) for group in (HOT, CROWD))
+        for each in (hot, many, slow, floor_hot, floor_many):
             each.measure(0.3 if plan.quick else WARM_UP_SECONDS)
             each.forget()
         report = harness.run(
@@ -60,14 +64,16 @@ def run(plan: Plan) -> Report:
             [
                 Contender(TILL_HOT, hot.what, partial(hot.measure, plan.seconds)),
                 direct(DIRECT_HOT, address, 1, plan.seconds),
-                bare(FLOOR_HOT, address, plan.seconds, one_wallet=True),
+                rows(FLOOR_HOT, address, plan.seconds, one_wallet=True),
+                Contender(CALLED_HOT, floor_hot.what, partial(floor_hot.measure, plan.seconds)),
                 slowed(
                     Contender(TILL_SLOW, slow.what, partial(slow.measure, plan.seconds)), address
                 ),
                 slowed(direct(DIRECT_SLOW, address, 1, plan.seconds), address),
                 Contender(TILL_MANY, many.what, partial(many.measure, plan.seconds)),
                 direct(DIRECT_MANY, address, CROWD_SIZE, plan.seconds),
-                bare(FLOOR_MANY, address, plan.seconds, one_wallet=False),
+                rows(FLOOR_MANY, address, plan.seconds, one_wallet=False),
+                Contender(CALLED_MANY, floor_many.what, partial(floor_many.measure, plan.seconds)),
             ],
             CLAIMS,
             plan.rounds,
@@ -92,8 +98,8 @@ def direct(name: str, address: Address, wallets: int, seconds: float) -> Contend
     return Contender(name, what, partial(procedure.charge, address, wallets, seconds))
 
 
-def bare(name: str, address: Address, seconds: float, *, one_wallet: bool) -> Contender:
-    what = "the rows alone, made where they are written"
+def rows(name: str, address: Address, seconds: float, *, one_wallet: bool) -> Contender:
+    what = "rows and triggers alone, made where they are written"
     return Contender(name, what, partial(floor.charge, address, seconds, one_wallet=one_wallet))
 
 
@@ -125,25 +131,29 @@ def set_commit_delay(address: Address, microseconds: int) -> None:
 
 @dataclass
 class Callers:
-    """A process with a till, and how long its callers waited so far."""
+    """A process with a till, and how long its callers waited so far; `floored`: on the floor."""
 
     group: str
     address: Address
+    floored: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     cpu_seconds: float = 0.0
 
-    what = f"{CALLERS} callers, a process each round"
+    @property
+    def what(self) -> str:
+        doing = "rows and triggers alone" if self.floored else "charges"
+        return f"{doing}, {CALLERS} callers"
 
     def measure(self, seconds: float) -> float:
         job = {"group": self.group, "callers": CALLERS, "seconds": seconds}
-        place = {"DATABASE_URL": self.address.url("postgres")}
+        url = floor.under_a_till(self.address) if self.floored else self.address.url("postgres")
         done = subprocess.run(
             [sys.executable, "-m", "bench.peers.callers"],
             input=json.dumps(job),
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=clean_environment() | ground.ENVIRONMENT | place,
+            env=clean_environment() | ground.ENVIRONMENT | {"DATABASE_URL": url},
             timeout=seconds + 120,
             check=False,
         )
@@ -184,9 +194,14 @@ def with_waiting(report: Report, hot: Callers, many: Callers) -> Report:
 def rooms(report: Report) -> Iterator[str]:
     """How far a target is within reach of this machine at all."""
     figures = {figure.name: figure for figure in report.figures}
-    for rows, direct in ((FLOOR_HOT, DIRECT_HOT), (FLOOR_MANY, DIRECT_MANY)):
+    for rows, direct in (
+        (FLOOR_HOT, DIRECT_HOT),
+        (CALLED_HOT, DIRECT_HOT),
+        (FLOOR_MANY, DIRECT_MANY),
+        (CALLED_MANY, DIRECT_MANY),
+    ):
         room = harness.Ratio(figures[rows], figures[direct])
         yield (
             f"{rows}: {room.value:.2f} times {direct} (rounds {min(room.rounds):.2f} - "
-            f"{max(room.rounds):.2f}): no ledger that keeps these rows can be more"
+            f"{max(room.rounds):.2f}): with these rows and triggers no ledger can be more"
         )

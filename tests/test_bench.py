@@ -248,15 +248,20 @@ def test_charges_that_are_not_in_the_ledger_are_not_praised(written: int, right:
             charges_http.compare(written, [charging])
 
 
-def test_a_target_beyond_the_bare_rows_is_told() -> None:
+def test_a_target_beyond_the_floor_is_told() -> None:
     pairs = {charges.FLOOR_HOT: [24.0, 30.0, 36.0], charges.DIRECT_HOT: [2.0, 3.0, 4.0]}
     pairs |= {charges.FLOOR_MANY: [40.0] * 3, charges.DIRECT_MANY: [20.0] * 3}
+    pairs |= {charges.CALLED_HOT: [15.0] * 3, charges.CALLED_MANY: [30.0] * 3}
     contenders = [Contender(name, "", iter(rates).__next__) for name, rates in pairs.items()]
-    hot, many = charges.rooms(harness.run("charges", "", "", contenders, (), 3))
+    hot, called, many, called_many = charges.rooms(
+        harness.run("charges", "", "", contenders, (), 3)
+    )
     assert hot.startswith(
         "floor, one wallet: 10.00 times pgbench, one wallet (rounds 9.00 - 12.00)"
     )
+    assert called.startswith("till on the floor, one wallet: 5.00 times pgbench, one wallet")
     assert many.startswith("floor, 10,000 wallets: 2.00 times pgbench, 10,000 wallets")
+    assert called_many.startswith("till on the floor, 10,000 wallets: 1.50 times pgbench")
 
 
 def test_what_pgbench_says_is_read() -> None:

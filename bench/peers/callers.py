@@ -13,7 +13,6 @@ import random
 import sys
 import time
 from dataclasses import asdict
-from uuid import uuid4
 
 import asyncpg
 import uvloop
@@ -95,7 +94,8 @@ class Queue:
         """Under a key as clients send them, which follows no order."""
         payer = ledger.user(random.choice(self.people))
         leg = ledger.transfer(payer, "revenue", AMOUNT, kind="charge", category="models")
-        return ledger.Request(ORIGIN.actor.name, str(uuid4()), (leg,), ORIGIN, "wallets.charged")
+        key = f"{random.getrandbits(128):032x}"
+        return ledger.Request(ORIGIN.actor.name, key, (leg,), ORIGIN, "wallets.charged")
 
 
 def main() -> None:

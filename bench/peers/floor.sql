@@ -1,58 +1,79 @@
--- The ledger's rows with every index and constraint, and none of what is asked before they are written
--- or after: no key is looked up, nothing is compared, no trigger fires, no audit. For bench/floor.py.
+-- Charges as the ledger keeps them: its own tables, indexes, constraints, foreign keys and safety
+-- triggers, and none of what is done before rows are written or after: no leg is read, no key looked
+-- up, nothing decided, no audit. For bench/floor.py, in a database that bench/books.py has filled.
 
 create schema floor;
+grant usage on schema floor to worker_user;
 
-create table floor.accounts (like accounts including all, number integer unique);
-create table floor.operations (like operations including all);
-create table floor.transfers (like transfers including all);
-alter table floor.transfers
-  add foreign key (operation_id) references floor.operations (id),
-  add foreign key (debit_id, asset) references floor.accounts (id, asset),
-  add foreign key (credit_id, asset) references floor.accounts (id, asset);
+-- The crowd by number, and the hot wallet as -1.
+create table floor.payers (number integer primary key, id uuid not null);
+insert into floor.payers
+select case when email like 'hot-%' then -1 else row_number() over (order by email) - 1 end, accounts.id
+from users join accounts on owner_id = users.id and asset = 'USD';
+analyze floor.payers;
 
-insert into floor.accounts (asset, purpose, shard, overdraft, number)
-select 'USD', 'wallet', 0, 0, number from generate_series(0, 9999) as number
-union all
-select 'USD', 'revenue', shard, null, -1 - shard from generate_series(0, 15) as shard;
-update floor.accounts set posted = 10000000000000 where number >= 0;
-analyze floor.accounts;
+create function floor.outcome() returns jsonb
+language sql immutable
+return '{"legs": [{"held": 0, "asset": "USD", "amount": 1000, "balance": 9999999999000, "hold_id": null,
+  "credited": 123456789, "transfer_id": "01a1fc71-0000-7000-8000-000000000001"}],
+  "posted_at": "2026-11-28T08:00:00.123456+00:00",
+  "operation_id": "01a1fc71-0000-7000-8000-000000000001"}'::jsonb;
 
--- `batch` charges of `wallets` neighbours, one after the other, from the wallet with this number on.
-create function floor.write(first integer, wallets integer, company integer, batch integer)
+-- `batch` charges of `many` neighbours from this one on, each as often as the others.
+create function floor.write(first integer, many integer, company integer, batch integer)
 returns void
-language plpgsql set plan_cache_mode = force_generic_plan as $$
+language plpgsql set plan_cache_mode = force_generic_plan set enable_mergejoin = off
+set enable_seqscan = off set jit = off as $$
+declare
+  turns constant integer := batch / many;
+  pattern constant text := uuid7()::text;  -- a random number of its own would be dear for each
+  moment constant timestamptz := clock_timestamp();
 begin
   with wallet as (
-    update floor.accounts
-    set posted = posted - 1000 * batch / wallets, spent = spent + 1000 * batch / wallets,
-      seq = seq + batch / wallets, moved_at = now()
-    where number between first and first + wallets - 1
-    returning id, number - first as place, seq - batch / wallets as seq,
-      posted + 1000 * batch / wallets as posted
+    update accounts set posted = posted - 1000 * turns, spent = spent + 1000 * turns,
+      seq = seq + turns, moved_at = moment
+    where id = any (array(
+      select id from floor.payers where number between first and first + many - 1))
+    returning id, seq - turns as seq, posted + 1000 * turns as posted
   ), shard as (
-    update floor.accounts
-    set posted = posted + 1000 * batch, seq = seq + batch, moved_at = now()
-    where number = company
+    update accounts set posted = posted + 1000 * batch, seq = seq + batch, moved_at = moment
+    where purpose = 'revenue' and asset = 'USD' and shard = company
     returning id, seq - batch as seq, posted - 1000 * batch as posted
   ), charge as materialized (
-    select n, n % wallets as place, n / wallets + 1 as turn, uuid7() as id
-    from generate_series(0, batch - 1) as n
+    select (left(pattern, 24) || lpad(to_hex(n), 4, '0') || right(pattern, 8))::uuid as id,
+      n + 1 as nth, turn, wallet.id as wallet, seq, posted
+    from (select row_number() over () - 1 as place, wallet.* from wallet) as wallet
+    cross join generate_series(1, turns) as turn
+    cross join lateral (select (place * turns + turn - 1)::integer as n) as numbered
   ), asked as (
-    insert into floor.operations (id, scope, key, fingerprint, outcome, actor, created_at)
-    select id, 'staff:00000000-0000-7000-8000-000000000001', gen_random_uuid()::text,
-      decode(repeat('5a', 32), 'hex'),
-      '{"legs": [{"held": 0, "asset": "USD", "amount": 1000, "balance": 9999999999000, "hold_id":
-        null, "credited": 123456789, "transfer_id": "01a1fc71-0000-7000-8000-000000000001"}],
-        "posted_at": "2026-11-28T08:00:00.123456+00:00",
-        "operation_id": "01a1fc71-0000-7000-8000-000000000001"}'::jsonb,
-      'staff:00000000-0000-7000-8000-000000000001', now()
+    insert into operations (id, scope, key, fingerprint, outcome, actor, created_at)
+    select id, 'staff:00000000-0000-7000-8000-000000000001', md5(id::text),
+      decode(repeat('5a', 32), 'hex'), floor.outcome(),
+      'staff:00000000-0000-7000-8000-000000000001', moment
     from charge
   )
-  insert into floor.transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
+  insert into transfers (id, operation_id, asset, amount, debit_id, debit_seq, debit_after,
     credit_id, credit_seq, credit_after, kind, category, posted_at)
-  select charge.id, charge.id, 'USD', 1000, wallet.id, wallet.seq + turn,
-    wallet.posted - 1000 * turn, shard.id, shard.seq + n + 1, shard.posted + 1000 * (n + 1),
-    'charge', 'models', now()
-  from charge join wallet on wallet.place = charge.place cross join shard;
+  select charge.id, charge.id, 'USD', 1000, wallet, charge.seq + turn, charge.posted - 1000 * turn,
+    shard.id, shard.seq + nth, shard.posted + 1000 * nth, 'charge', 'models', moment
+  from charge cross join shard;
+end $$;
+
+-- In place of post(), for whoever has this schema in the search path before the other: as many charges
+-- as there are requests, of one wallet or of as many neighbours, and for each an answer that says
+-- nothing of it. Lanes of a till begin at different digits (wallets/till.py), and each digit has its
+-- sixteenth of the crowd here.
+create function floor.post(requests jsonb) returns jsonb
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+  batch constant integer := jsonb_array_length(requests);
+  payer constant text := requests -> 0 -> 'legs' -> 0 ->> 'debit';
+  digit constant integer := strpos('0123456789abcdef', right(payer, 1)) - 1;
+begin
+  if batch > 1 and payer = requests -> -1 -> 'legs' -> 0 ->> 'debit' then
+    perform floor.write(-1, 1, digit, batch);
+  else
+    perform floor.write(digit * 625 + (random() * (625 - batch))::integer, batch, digit, batch);
+  end if;
+  return to_jsonb(array_fill(floor.outcome(), array[batch]));
 end $$;

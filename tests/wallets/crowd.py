@@ -4,7 +4,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 from uuid import UUID
@@ -97,7 +97,7 @@ async def posted(till: Till, request: Request) -> Answer:
 
 def document(moved: Moved) -> Answer:
     ids = {name: getattr(moved, name) for name in ("transfer_id", "hold_id")}
-    return asdict(moved) | {name: str(each) if each else None for name, each in ids.items()}
+    return moved._asdict() | {name: str(each) if each else None for name, each in ids.items()}
 
 
 @asynccontextmanager

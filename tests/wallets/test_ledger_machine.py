@@ -249,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
         hold_id = picked(self.oracle.holds, given[0])
         if verb == "capture":
             return ledger.capture(hold_id, given[1], final=given[2])
-        return ledger.leg(verb, hold=hold_id)
+        return ledger.leg(verb=verb, hold=hold_id)
 
     def party(self, name: str) -> str:
         what, _, number = name.partition(" ")

@@ -47,7 +47,7 @@ class TestRefusals:
     async def test_no_amount(self, here: Books) -> None:
         sides = {"debit": "clearing", "credit": "revenue", "asset": USD, "kind": "charge"}
         bad = {"error": "wallet.bad_leg", "leg": 1}
-        assert await self.refused(here, ledger.leg("transfer", **sides)) == bad
+        assert await self.refused(here, ledger.leg(verb="transfer", **sides)) == bad
 
     async def test_an_unknown_verb(self, here: Books) -> None:
         user = await here.customer(10)

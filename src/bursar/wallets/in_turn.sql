@@ -260,7 +260,7 @@ begin
       from unnest(o_id, o_op, o_leg) as o (id, op, leg)
       join asked on asked.n = o.leg
       join unnest(outcomes) with ordinality as answered (outcome, op) on answered.op = o.op
-      order by asked.scope, asked.key
+      order by asked.key, asked.scope
     ), new_holds as (
       insert into holds (id, operation_id, account_id, asset, amount, kind, category, metadata,
         created_at, expires_at)

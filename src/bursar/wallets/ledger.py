@@ -11,10 +11,9 @@ whole numbers of the asset's smallest unit. wallets/posting.sql does it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from bursar.auth.actor import Origin
@@ -70,7 +69,7 @@ def transfer(
     """From debit to credit. `at_most_today` bounds what the debited account sends as
     `kind="transfer"` in one day, in UTC."""
     return leg(
-        "transfer",
+        verb="transfer",
         debit=debit,
         credit=credit,
         amount=amount,
@@ -95,7 +94,7 @@ def hold(
 ) -> Leg:
     """Sets an amount aside: what is held cannot be spent otherwise, until it expires."""
     return leg(
-        "hold",
+        verb="hold",
         debit=account,
         amount=amount,
         asset=asset,
@@ -116,7 +115,7 @@ def capture(
 ) -> Leg:
     """Takes a part of a hold, or all that is left; `final` gives the rest back at once."""
     return leg(
-        "capture",
+        verb="capture",
         hold=str(hold_id),
         amount=amount,
         credit=credit,
@@ -127,12 +126,12 @@ def capture(
 
 def void(hold_id: UUID | str) -> Leg:
     """Gives back what is left of a hold."""
-    return leg("void", hold=str(hold_id))
+    return leg(verb="void", hold=str(hold_id))
 
 
 def expire(hold_id: UUID | str) -> Leg:
     """The same for a hold whose time has passed."""
-    return leg("expire", hold=str(hold_id))
+    return leg(verb="expire", hold=str(hold_id))
 
 
 def reverse(
@@ -142,15 +141,14 @@ def reverse(
     metadata: Mapping[str, Any] | None = None,
 ) -> Leg:
     """Moves a transfer back, in part or all that is left of it; never more than it moved."""
-    return leg("reverse", transfer=str(transfer_id), amount=amount, metadata=metadata)
+    return leg(verb="reverse", transfer=str(transfer_id), amount=amount, metadata=metadata)
 
 
-def leg(verb: str, **given: Any) -> Leg:
-    return {"verb": verb, **{name: value for name, value in given.items() if value is not None}}
+def leg(**given: Any) -> Leg:
+    return {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One thing to be done. `origin` says for whom: what a person does is audited as `event`."""
 
     scope: str
@@ -179,8 +177,7 @@ def described(origin: Origin) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """What one leg did: the balances are those of right after it."""
 
     asset: str
@@ -196,8 +193,7 @@ class Moved:
         return self.balance - self.held
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a request did, the first time and whenever it is asked again."""
 
     operation_id: UUID

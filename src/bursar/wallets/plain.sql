@@ -49,10 +49,10 @@ begin
     offset 0  -- worked out once, as in legs_of()
   ), decided as materialized (
     select placed.*, (
-        '{"operation_id": "' || id || '", "posted_at": ' || posted_at
-        || ', "legs": [{"transfer_id": "' || id || '", "hold_id": null, "asset": "' || asset
-        || '", "amount": ' || amount || ', "balance": ' || debit_after || ', "held": ' || held
-        || ', "credited": ' || credit_after || '}]}'
+        '{"legs": [{"held": ' || held || ', "asset": "' || asset || '", "amount": ' || amount
+        || ', "balance": ' || debit_after || ', "hold_id": null, "credited": ' || credit_after
+        || ', "transfer_id": "' || id || '"}], "posted_at": ' || posted_at
+        || ', "operation_id": "' || id || '"}'
       )::jsonb as outcome
     from placed
   ), verdict as materialized (
@@ -66,7 +66,7 @@ begin
   ), new_operations as (
     insert into operations (id, scope, key, fingerprint, outcome, actor, request_id, created_at)
     select id, scope, key, fingerprint, outcome, coalesce(actor, session_user), request_id, moment
-    from done order by scope, key
+    from done order by key, scope
   ), changed_accounts as (
     update accounts set posted = accounts.posted + now.gained - now.given,
       spent = accounts.spent + now.spent, seq = accounts.seq + now.entries, moved_at = moment
