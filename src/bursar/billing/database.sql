@@ -121,7 +121,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
 $$;
 
 -- What is to be billed now, and the periods locked. Who could not pay is asked again once the wallet
--- has enough.
+-- has enough; what is more than any wallet can have is told all the same.
 create or replace function usage_due(people uuid[], its_month text, its_charging text)
 returns table (period_id uuid, user_id uuid, meter text, plan text, currency text, scale integer,
   from_units bigint, to_units bigint, amount numeric, amount_after numeric)
@@ -144,7 +144,8 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   where period.user_id = any (people) and period.month = its_month::char(7)
     and plan.charging = its_charging and cost.amount > period.amount
     and (period.unpaid_since is null
-      or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount)
+      or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount
+      or cost.amount > 9223372036854775807)
   order by period.id
   for no key update of period
 $$;
@@ -275,8 +276,8 @@ create policy worker on price_plans for select to worker_user using (true);
 call lock_down('usage_periods');
 call let_owner_and_staff_read('usage_periods');
 create policy working on usage_periods to worker_user using (true) with check (true);
-grant insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since) on usage_periods
-  to worker_user;
+grant insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since, unpaid_tried_at)
+  on usage_periods to worker_user;
 
 call lock_down('usage_charges');
 call let_owner_and_staff_read('usage_charges');
@@ -287,3 +288,10 @@ grant insert (period_id, from_units, to_units, amount, amount_after, operation_i
 call lock_down('billing_looks');
 grant select, insert, update on billing_looks to worker_user;
 create policy worker on billing_looks to worker_user using (true) with check (true);
+
+call lock_down('billing_waits');
+grant select on billing_waits to staff_user;
+grant select, insert, update, delete on billing_waits to worker_user;
+create policy staff on billing_waits for select to staff_user
+  using ((select nullif(current_setting('request.jwt.claim.sub', true), '')) is not null);
+create policy worker on billing_waits to worker_user using (true) with check (true);
