@@ -32,8 +32,6 @@ from bursar.billing.schemas import (
     PlanListForStaff,
     Quote,
     Reopening,
-    WaitForStaff,
-    WaitList,
 )
 from bursar.billing.service import (
     InUse,
@@ -43,6 +41,7 @@ from bursar.billing.service import (
     StillPaid,
     TooManyMeters,
 )
+from bursar.billing.waits_schemas import WaitForStaff, WaitList
 from bursar.core import etag
 from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound

@@ -228,25 +228,6 @@ class CostsForStaff(StaffWire):
     costs: list[CostForStaff]
 
 
-class WaitForStaff(StaffWire):
-    """What cannot be billed as it is: a meter of a customer's month, and why."""
-
-    id: UUID
-    user_id: UUID
-    month: str
-    meter: str | None = Field(description="Null: none of the month could be billed.")
-    charging: Charging
-    waits_because: str
-    since: Moment
-    next_look_at: Moment = Field(description="Sooner where usage or plans of that month change.")
-
-
-class WaitList(PageFields, StaffWire):
-    """One page of what cannot be billed as it is."""
-
-    waits: list[WaitForStaff]
-
-
 class ChargeFields(BaseModel):
     """Money for the units of a month from one to another. By the plan it can be computed again:
     what `to_units` cost, less what `from_units` cost."""

@@ -1,5 +1,4 @@
-"""What cannot be billed as it is: kept with the reason by the look that finds it, and forgotten by
-the one that could bill it.
+"""What cannot be billed as it is: kept with its reason until a look could bill it.
 
 It is looked at with the usage that changes, with a new plan, and by itself: with the next run, then
 after as long as it has waited already, and at last once an hour.
