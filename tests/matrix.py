@@ -230,6 +230,7 @@ owner, administrator, support, analyst
   GET /api/v1/admin/billing-meters            GET /api/v1/admin/price-plans
   GET /api/v1/admin/price-plans/{plan_id}     GET /api/v1/admin/price-plans/{plan_id}/quote
   GET /api/v1/admin/invoices                  GET /api/v1/admin/invoices/{invoice_id}
+  GET /api/v1/admin/billing-waits
   GET /api/v1/admin/users/{user_id}/usage/export
   GET /api/v1/admin/usage/export
 

@@ -243,8 +243,34 @@ async def test_what_was_refunded_or_contested_is_spent_no_longer(live_db: Live) 
     assert await fetch(live_db.url, SPENT) == [(3_000_000, None), (3_000_000, 1)]
     connection = await asyncpg.connect(databases.raw(live_db.url))
     await connection.execute(AS_COUNTED_BEFORE)
+    await databases.advance(live_db.url, "20261129_0033")
+    await connection.execute("update alembic_version set version_num = $1", head())
     await connection.close()
-    await upgrade(live_db.url)
     assert await fetch(live_db.url, SPENT) == [(3_000_000, None), (3_000_000, 1)]
     kinds = await fetch(live_db.url, "select kind from transfers where reverses is not null")
     assert sorted(kinds) == [("dispute",), ("refund",)]
+
+
+# 0034: looks that have left somebody out
+
+
+@pytest.fixture
+async def as_of_0033() -> AsyncIterator[str]:
+    url = await databases.at_revision("20261129_0033")
+    yield url
+    await databases.discard(url)
+
+
+async def test_a_look_that_has_left_somebody_out_begins_anew(as_of_0033: str) -> None:
+    looks = """
+      insert into billing_looks (charging, month, upto, began, after, failed)
+      values ('at_once', '2026-10', '2026-10-01', '2026-11-02', uuid7(), true),
+        ('at_once', '2026-11', '2026-11-01', '2026-11-02', uuid7(), false)
+    """
+    await fetch(as_of_0033, looks)
+    await upgrade(as_of_0033)
+    told = "select month, upto is null, began is null, after is null from billing_looks order by 1"
+    assert await fetch(as_of_0033, told) == [
+        ("2026-10", False, True, True),
+        ("2026-11", False, False, False),
+    ]

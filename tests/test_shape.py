@@ -87,6 +87,8 @@ ROOMS_OF_DOMAINS = {
         "reopening": "an invoice whose money is gone is open again",
         "rules": "what staff may set of billing",
         "stops": "whose calls are refused until they have paid",
+        "waits": "what cannot be billed as it is, and when it is looked at again",
+        "waits_schemas": "the same over the wire",
         "ways": "how an open invoice will be paid",
     },
     "payments": {

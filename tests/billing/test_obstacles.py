@@ -45,7 +45,9 @@ async def test_who_cannot_be_invoiced_keeps_nobody_waiting(live_db: Live) -> Non
     assert await invoices(live_db) == []
     assert [each["total"] for each in await invoices(live_db, DORA)] == [10_000]
     [look] = await rows(live_db, "select upto from billing_looks where month = $1", last_month())
-    assert look["upto"] is None  # Carl is not passed over for good
+    assert look["upto"] is not None  # and nobody is looked at again because of him
+    [told] = await rows(live_db, "select user_id from billing_waits")
+    assert told["user_id"] == CARL.id  # but he is not passed over for good
 
 
 async def test_what_the_ledger_cannot_move_is_said_and_not_cut(

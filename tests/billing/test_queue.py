@@ -121,3 +121,21 @@ async def test_who_has_points_alone_keeps_no_other_waiting(live_db: Live) -> Non
     await rows(live_db, "update billing_looks set upto = now() + interval '1 hour'")
     await minute(live_db)
     assert await charges(live_db, DORA) == [(0, 1, Decimal("0.01"))]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_who_has_something_but_not_enough_keeps_no_other_waiting(live_db: Live) -> None:
+    await opened(live_db)
+    for who in (CARL, DORA):
+        await charge(live_db, who, 10)
+        await use(live_db, who, 100)
+        await minute(live_db)
+    await fund(live_db, CARL, "0.5")
+    await fund(live_db, DORA, 10)
+    for _ in range(2):
+        await rows(live_db, "update billing_looks set upto = now() + interval '1 hour'")
+        await minute(live_db)
+    assert await charges(live_db, DORA) == [(0, 100, Decimal(1))]
+    await fund(live_db, CARL, 10)
+    await minute(live_db)
+    assert await charges(live_db) == [(0, 100, Decimal(1))]

@@ -16,6 +16,7 @@ from bursar.billing.schemas import (
     Cancellation,
     ChargeForStaff,
     ChargeListForStaff,
+    Code,
     CostForStaff,
     CostsForStaff,
     InvoiceForStaff,
@@ -24,6 +25,7 @@ from bursar.billing.schemas import (
     MeterForStaff,
     MeterIn,
     MeterList,
+    Month,
     PlanChange,
     PlanForStaff,
     PlanIn,
@@ -39,6 +41,7 @@ from bursar.billing.service import (
     StillPaid,
     TooManyMeters,
 )
+from bursar.billing.waits_schemas import WaitForStaff, WaitList
 from bursar.core import etag
 from bursar.core.database import Db
 from bursar.core.errors import InvalidInput, NotFound
@@ -223,6 +226,24 @@ async def reopen_invoice(
     may be reopened while a part is here. Again, it changes nothing."""
     row = await reopening.reopen(db, invoice_id, reason=body.reason, if_match=if_match)
     return await of_invoice(db, response, row)
+
+
+class WaitsQuery(PageQuery):
+    """A page of what waits, perhaps only that of a customer, a month or a meter."""
+
+    user_id: UUID | None = None
+    month: Month | None = None
+    meter: Code | None = None
+    sort: str | None = sort_field(queries.WAITS)
+
+
+@router.get("/billing-waits", dependencies=[READ], responses=documented(InvalidInput, NotFound))
+async def list_waits(db: Db, ask: Annotated[WaitsQuery, Query()]) -> WaitList:
+    """What was to be billed and cannot be as it is, the newest first: its usage or its price cannot
+    be right, or something of ours is broken. It goes on by itself within an hour after that is
+    mended."""
+    page = await queries.waits(db, ask, user_id=ask.user_id, month=ask.month, meter=ask.meter)
+    return WaitList.of(page, waits=[WaitForStaff.model_validate(row) for row in page.items])
 
 
 @router.get("/users/{user_id}/usage/costs", dependencies=[READ], responses=documented(NotFound))

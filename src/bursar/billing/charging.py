@@ -16,6 +16,7 @@ from bursar.accounts.models import User
 from bursar.billing import queries
 from bursar.billing.models import Charging, PricePlan, UsageCharge, UsagePeriod
 from bursar.billing.months import month_of
+from bursar.billing.waits import Waiting
 from bursar.core.errors import BursarError
 from bursar.wallets import ledger
 from bursar.wallets import service as wallets
@@ -48,15 +49,6 @@ class Due:
     to_units: int
     amount: int
     amount_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What cannot be billed as it is: a meter of a customer, alone, and why."""
-
-    user_id: UUID
-    meter: str
-    why: str
 
 
 async def due(
@@ -131,9 +123,10 @@ async def note_unpaid(db: AsyncSession, periods: Sequence[UUID]) -> None:
     await db.execute(row.execution_options(synchronize_session=False))
 
 
-async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
-    """Periods of customers who could not pay, and have something in that currency now; or another
-    tier, and nothing billed yet, so that another plan may hold for them."""
+async def unpaid(db: AsyncSession) -> list[tuple[str, UUID]]:
+    """Months and whose, of customers who could not pay, and have something in that currency now; or
+    another tier, and nothing billed yet, so that another plan may hold for them. Where there are
+    more than one run takes, those who were tried longest ago come first."""
     has_something = select(Account.id).where(
         Account.owner_id == UsagePeriod.user_id,
         Account.asset == PricePlan.currency,
@@ -148,5 +141,13 @@ async def unpaid(db: AsyncSession) -> Sequence[UsagePeriod]:
         UsagePeriod.month == month_of(datetime.now(UTC)),
     )
     may_pay = or_(has_something.exists(), has_moved.exists())
-    query = query.where(UsagePeriod.unpaid_since.is_not(None), may_pay)
-    return (await db.scalars(query.order_by(UsagePeriod.id).limit(MOST_UNPAID))).all()
+    query = query.where(
+        UsagePeriod.unpaid_since.is_not(None), UsagePeriod.user_id.is_not(None), may_pay
+    )
+    order = UsagePeriod.unpaid_tried_at.asc().nulls_first(), UsagePeriod.id
+    found = (await db.scalars(query.order_by(*order).limit(MOST_UNPAID))).all()
+    if len(found) == MOST_UNPAID:  # before they are tried: who cannot be is behind the others too
+        tried = update(UsagePeriod).where(UsagePeriod.id.in_([each.id for each in found]))
+        tried = tried.values(unpaid_tried_at=func.now())
+        await db.execute(tried.execution_options(synchronize_session=False))
+    return list(dict.fromkeys((each.month, each.user_id) for each in found if each.user_id))

@@ -121,7 +121,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
 $$;
 
 -- What is to be billed now, and the periods locked. Who could not pay is asked again once the wallet
--- has enough.
+-- has enough; what is more than any wallet can have is told all the same.
 create or replace function usage_due(people uuid[], its_month text, its_charging text)
 returns table (period_id uuid, user_id uuid, meter text, plan text, currency text, scale integer,
   from_units bigint, to_units bigint, amount numeric, amount_after numeric)
@@ -144,7 +144,8 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   where period.user_id = any (people) and period.month = its_month::char(7)
     and plan.charging = its_charging and cost.amount > period.amount
     and (period.unpaid_since is null
-      or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount)
+      or wallet.posted - wallet.held + wallet.overdraft >= cost.amount - period.amount
+      or cost.amount > 9223372036854775807)
   order by period.id
   for no key update of period
 $$;
@@ -268,8 +269,8 @@ call let_worker('price_plans');
 call lock_down('usage_periods');
 call let_owner('usage_periods');
 call let_staff('usage_periods');
-call let_worker('usage_periods',
-  'select, insert (user_id, meter, month, plan_id), update (plan_id, unpaid_since)');
+call let_worker('usage_periods', 'select, insert (user_id, meter, month, plan_id),
+  update (plan_id, unpaid_since, unpaid_tried_at)');
 
 call lock_down('usage_charges');
 call let_owner('usage_charges');
@@ -279,3 +280,7 @@ call let_worker('usage_charges', 'select, insert (period_id, from_units, to_unit
 
 call lock_down('billing_looks');
 call let_worker('billing_looks', 'select, insert, update');
+
+call lock_down('billing_waits');
+call let_staff('billing_waits');
+call let_worker('billing_waits', 'select, insert, update, delete');

@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.accounts import letters
 from bursar.accounts.models import User
 from bursar.billing import charging
-from bursar.billing.charging import Due, Waiting
+from bursar.billing.charging import Due
 from bursar.billing.models import Charging, Invoice, UsageCharge
 from bursar.billing.rules import INVOICE_DUE_DAYS
 from bursar.billing.service import InvoiceIssued
+from bursar.billing.waits import Waiting
 from bursar.core import events, money
 from bursar.payments import currencies
 from bursar.system import queries as system

@@ -4,7 +4,8 @@ Forgetting it costs work and nothing else: what was billed already is not billed
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -12,10 +13,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import queries
-from bursar.billing.charging import Waiting
+from bursar.billing import queries, waits
 from bursar.billing.models import Charging
 from bursar.billing.rules import CUSTOMERS, MARGIN, TURNS
+from bursar.billing.waits import Waiting
 from bursar.core import failures
 from bursar.core.jobs import Run
 from bursar.core.queue import HoldLost
@@ -35,27 +36,27 @@ BEGIN = text("""
 """)
 # A new plan has deleted the row meanwhile: then the look begins anew, with the next run.
 GO_ON = text("""
-  update billing_looks set after = :after, failed = failed or not :all_billed
+  update billing_looks set after = :after
   where charging = :charging and month = :month and began = :began returning true
 """)
-# Where somebody could not be billed, the same is looked at again: nobody is passed over for good.
 END = text("""
-  update billing_looks set began = null, after = null, failed = false,
-    upto = case when failed then upto else began - cast(:margin as interval) end
+  update billing_looks set began = null, after = null,
+    upto = began - cast(:margin as interval)
   where charging = :charging and month = :month and began = :began
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look at whose usage of a month has changed since the last one."""
+    """A look at the usage of a month, which bills it."""
 
     run: Run
     charging: Charging
     month: str
+    bill: Bill
 
-    async def bill(self, bill: Bill) -> None:
-        """Bills them, some at a time; in so many turns as one run has."""
+    async def at_changes(self) -> None:
+        """At whose usage has changed since the last one; in so many turns as one run has."""
         async with self.run.transaction() as db:
             await db.execute(MAKE, self.key)
             row = await db.execute(BEGIN, {**self.key, "first": FIRST})
@@ -65,11 +66,10 @@ class Look:
                 people = await queries.users_of(db, self.month, since, after, CUSTOMERS)
             if not people:
                 return await self.end(began)
-            all_billed = await one_by_one_if_need_be(self.run, bill, people, self.month)
+            await self.at(people)
             after = people[-1]
             async with self.run.transaction() as db:
-                facts = {**self.key, "after": after, "began": began, "all_billed": all_billed}
-                if not await db.scalar(GO_ON, facts):
+                if not await db.scalar(GO_ON, {**self.key, "after": after, "began": began}):
                     return None
         return None
 
@@ -77,28 +77,50 @@ class Look:
         async with self.run.transaction() as db:
             await db.execute(END, {**self.key, "began": began, "margin": MARGIN})
 
+    async def at(self, people: Sequence[UUID]) -> None:
+        """Where one customer cannot be billed, the others are all the same; and where one meter
+        cannot, the customer's others. What waits is kept: nobody is passed over for good."""
+        try:
+            async with self.run.transaction() as db:
+                waiting = await self.bill(db, people, self.month)
+                await waits.write_down(db, self.charging, self.month, waiting, of=people)
+        except HoldLost:
+            raise
+        except Exception as error:
+            if len(people) == 1:
+                return await self.failed(people[0], error)
+            for each in people:
+                await self.at([each])
+            return None
+        return self.tell(waiting)
+
+    async def failed(self, user_id: UUID, error: Exception) -> None:
+        waiting = [Waiting(user_id, None, failures.message(error))]
+        async with self.run.transaction() as db:
+            await waits.write_down(db, self.charging, self.month, waiting)
+        self.tell(waiting, failures.where(error))
+
+    def tell(self, waiting: Sequence[Waiting], where: str = "") -> None:
+        waits.found_total.labels(self.charging).inc(len(waiting))
+        for each in waiting:
+            meter = f" at the meter {each.meter}" if each.meter else ""
+            log.error(
+                "the usage of %s in %s%s is not billed: %s%s",
+                each.user_id, self.month, meter, each.why, where and f"\n{where}",
+            )  # fmt: skip
+
     @property
     def key(self) -> dict[str, str]:
         return {"charging": self.charging, "month": self.month}
 
 
-async def one_by_one_if_need_be(run: Run, bill: Bill, people: Sequence[UUID], month: str) -> bool:
-    """Where one customer cannot be billed, the others are all the same; and where one meter cannot,
-    the customer's others. Whether all were."""
-    try:
-        async with run.transaction() as db:
-            waiting = await bill(db, people, month)
-    except HoldLost:
-        raise
-    except Exception as error:
-        if len(people) == 1:
-            told, where = failures.message(error), failures.where(error)
-            log.error("the usage of %s in %s is not billed: %s\n%s", people[0], month, told, where)
-            return False
-        return all([await one_by_one_if_need_be(run, bill, [each], month) for each in people])
-    for each in waiting:
-        log.error(
-            "the usage of %s in %s at the meter %s is not billed: %s",
-            each.user_id, month, each.meter, each.why,
-        )  # fmt: skip
-    return not waiting
+async def at_some(
+    run: Run, charging: Charging, bill: Bill, wanted: Iterable[tuple[str, UUID]]
+) -> None:
+    """At months of some customers, some at a time."""
+    months: dict[str, list[UUID]] = defaultdict(list)
+    for month, user_id in wanted:
+        months[month].append(user_id)
+    for month, people in sorted(months.items()):
+        for first in range(0, len(people), CUSTOMERS):
+            await Look(run, charging, month, bill).at(people[first : first + CUSTOMERS])

@@ -115,6 +115,7 @@ class UsagePeriod(Base):
     units: Mapped[int] = mapped_column(BigInteger, server_default=NOTHING)
     amount: Mapped[int] = mapped_column(BigInteger, server_default=NOTHING)
     unpaid_since: Mapped[datetime | None]
+    unpaid_tried_at: Mapped[datetime | None]  # where more are unpaid than one run tries
 
 
 class Invoice(Base):
@@ -212,4 +213,30 @@ class BillingLook(Base):
     upto: Mapped[datetime | None]
     began: Mapped[datetime | None]
     after: Mapped[UUID | None]
-    failed: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class BillingWait(Base):
+    """That a meter of a customer's month cannot be billed as it is, or none of them, and why."""
+
+    __tablename__ = "billing_waits"
+    __table_args__ = (
+        UniqueConstraint(
+            "user_id",
+            "month",
+            "charging",
+            "meter",
+            name="uq_billing_waits_meter",
+            postgresql_nulls_not_distinct=True,
+        ),
+        Index("ix_billing_waits_since", "since", "id"),
+    )
+    unaudited = True
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuid7()"))
+    charging: Mapped[str]
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    month: Mapped[str] = mapped_column(CHAR(7))
+    meter: Mapped[str | None]
+    waits_because: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    next_look_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -14,6 +14,7 @@ from sqlalchemy.orm import with_expression
 from bursar.accounts import queries as accounts
 from bursar.billing.models import (
     BillingMeter,
+    BillingWait,
     Charging,
     Invoice,
     InvoiceStatus,
@@ -45,6 +46,7 @@ IS_TAKEN = and_(
     func.money_taken(Invoice.payment_id) > Invoice.taken_before,
     func.invoice_money_kept(Invoice.id) < Invoice.total - Invoice.forgiven,
 )
+WAITS = Order({"since": BillingWait.since}, key=BillingWait.id, default="-since")
 CHARGES = Order({"created_at": UsageCharge.created_at}, key=UsageCharge.id, default="-created_at")
 
 
@@ -171,6 +173,23 @@ def too_much(charging: Charging, amount: int, amount_after: int, scale: int) -> 
     if charging == Charging.MONTHLY and decimal(amount, scale) >= currencies.MOST:
         return f"{decimal(amount, scale):f} is more than an invoice can say."
     return None
+
+
+async def waits(
+    db: AsyncSession,
+    ask: PageQuery,
+    *,
+    user_id: UUID | None = None,
+    month: str | None = None,
+    meter: str | None = None,
+) -> Page[BillingWait]:
+    if user_id:
+        await accounts.user(db, user_id)
+    wanted = {
+        BillingWait.user_id: user_id, BillingWait.month: month, BillingWait.meter: meter,
+    }  # fmt: skip
+    query = paging.only(select(BillingWait), wanted)
+    return await paging.fetch(db, query, ask, WAITS, count_to=10_000)
 
 
 @dataclass(frozen=True, slots=True)

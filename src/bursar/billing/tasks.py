@@ -8,11 +8,11 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bursar.billing import charging, invoicing, paying, queries, stops
-from bursar.billing.looks import Look, one_by_one_if_need_be
+from bursar.billing import charging, invoicing, looks, paying, queries, stops, waits
+from bursar.billing.looks import Look
 from bursar.billing.models import BillingLook, Charging
 from bursar.billing.months import end_of, month_of, moved
-from bursar.billing.rules import CUSTOMERS, INVOICE_AFTER_HOURS, MARGIN
+from bursar.billing.rules import INVOICE_AFTER_HOURS, MARGIN
 from bursar.core import events, failures, jobs
 from bursar.core.database import Role
 from bursar.core.events import Published
@@ -50,15 +50,14 @@ async def charge_usage(run: Run) -> None:
     """Charges usage that is paid for as it happens, and what could not be paid before."""
     now = datetime.now(UTC)
     async with run.transaction() as db:
-        waiting = await charging.unpaid(db)
+        unpaid = await charging.unpaid(db)
+        waiting = await waits.to_look_at(db, Charging.AT_ONCE)
         has_plans = await queries.has_plans(db)
-    for month in sorted({each.month for each in waiting}):
-        people = list({each.user_id for each in waiting if each.user_id and each.month == month})
-        for first in range(0, len(people), CUSTOMERS):
-            some = people[first : first + CUSTOMERS]
-            await one_by_one_if_need_be(run, charging.charge, some, month)
+    await looks.at_some(run, Charging.AT_ONCE, charging.charge, unpaid)
     for back in range(int(run.payload["months"]) if has_plans else 0):
-        await Look(run, Charging.AT_ONCE, moved(month_of(now), -back)).bill(charging.charge)
+        month = moved(month_of(now), -back)
+        await Look(run, Charging.AT_ONCE, month, charging.charge).at_changes()
+    await looks.at_some(run, Charging.AT_ONCE, charging.charge, waiting)
     async with run.transaction() as db:
         await stops.sweep(db)
 
@@ -76,7 +75,8 @@ async def issue_invoices(run: Run) -> None:
     async with run.transaction() as db:
         hours = await system.value(db, INVOICE_AFTER_HOURS)
         months = await system.value(db, USAGE_RETENTION_MONTHS)
-        looks = {
+        waiting = await waits.to_look_at(db, Charging.MONTHLY)
+        looked_at = {
             row.month: row.upto
             for row in await db.scalars(select(BillingLook).filter_by(charging=Charging.MONTHLY))
         }
@@ -84,9 +84,10 @@ async def issue_invoices(run: Run) -> None:
     newest = moved(month_of(now - grace), -1)  # the last month that is over and waited for
     for back in range(months + 1):
         month = moved(newest, -back)
-        seen = looks.get(month)
+        seen = looked_at.get(month)
         if seen is None or seen + MARGIN < end_of(newest) + grace:
-            await Look(run, Charging.MONTHLY, month).bill(invoicing.issue)
+            await Look(run, Charging.MONTHLY, month, invoicing.issue).at_changes()
+    await looks.at_some(run, Charging.MONTHLY, invoicing.issue, waiting)
 
 
 @jobs.cron("*/5 * * * *", "billing.begin_collecting")
