@@ -43,7 +43,7 @@ create or replace trigger touch before update of
 grant select (id, email, email_verified, username, name, first_name, last_name, user_type, role,
   tier, status, is_active, last_login, deleted_at, erased_at, version, created_at, updated_at)
   on users to app_user, staff_user;
-call let_owner('users', 'update (username, name, first_name, last_name)', its => 'id');
+call let_owner('users', 'select (id), update (username, name, first_name, last_name)', its => 'id');
 call let_staff('users', 'select (searched, login_attempts, locked_until),
   insert (email, email_verified, username, name, first_name, last_name, user_type, role, tier, status),
   update (email, email_verified, username, name, first_name, last_name, user_type, role, tier, status)');

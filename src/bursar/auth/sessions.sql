@@ -3,21 +3,26 @@
 call lock_down('sessions');
 call let_door('sessions', 'select, insert, update');
 
--- Nobody else reads a hash of a refresh token. lock_down has also taken away what columns had.
+-- Nobody else reads a hash of a refresh token. lock_down has also taken away what columns had. Where
+-- `select (id)` is said below, these columns are meant.
 grant select (
   id, kind, subject, scope, method, impersonator, address, user_agent, created_at, last_used_at,
   idle_seconds, expires_at, renewable_until, generation, ended_at, end_reason
 ) on sessions to app_user, staff_user, worker_user;
 grant update (ended_at, end_reason) on sessions to app_user;
-create policy own on sessions to app_user
+create policy own on sessions for select to app_user
   using (kind = 'customer'
     and subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
-call let_staff('sessions', 'update (ended_at, end_reason)');
+create policy own_ending on sessions for update to app_user
+  using (kind = 'customer'
+    and subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))::uuid);
+call let_staff('sessions', 'select (id), update (ended_at, end_reason)');
 
--- The worker forgets what is over, but nothing that a process may still have to hear of: an access
+-- The worker forgets where people were, and what is over, but nothing that a process may still have to hear of: an access
 -- token is good for an hour at most (auth/endings.py).
-call let_worker('sessions', 'update (ended_at, end_reason, address, user_agent), delete');
-create policy pruning on sessions as restrictive for delete to worker_user
+call let_worker('sessions', 'select (id), update (ended_at, end_reason, address, user_agent)');
+grant delete on sessions to worker_user;
+create policy pruning on sessions for delete to worker_user
   using (expires_at < now() - interval '1 day');
 
 -- An end is for ever, and its time is PostgreSQL's: one that lay in the past would be looked for in

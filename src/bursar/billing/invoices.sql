@@ -159,7 +159,7 @@ call lock_down('invoices');
 call let_owner('invoices');
 call let_staff('invoices',
   'select, update (status, void_reason, reopen_reason, due_at, next_try_at)');
-create policy open_or_void on invoices as restrictive for update to staff_user
+create policy open_or_void on invoices as restrictive to staff_user
   with check (status in ('open', 'void'));
 call let_worker('invoices', 'select, insert (user_id, month, currency, total, due_at),
   update (status, paid_at, operation_id, payment_id, next_try_at, overdue_mailed_at, due_at,

@@ -81,24 +81,32 @@ end $$;
 revoke execute on procedure lock_down(regclass) from public;
 
 -- What a login role may do with a table that is locked down, and with which of its rows: the procedures
--- below say it in one call for each of them. Whoever only reads gets a policy for reading alone, so that
--- a privilege from elsewhere opens nothing. What narrows one of these is a restrictive policy beside it.
+-- below say it in one call for each of them. There is a policy for each command that is named, and for
+-- no other, so that a privilege from elsewhere opens nothing.
 -- The claim is always a (select …): it is read once, and not for each row.
 create or replace procedure let_role(
   login_role name, target regclass, privileges text, policy name, which text)
 language plpgsql set search_path = pg_catalog, public, pg_temp as $$
+declare
+  command text;
 begin
   execute format('grant %s on %s to %I', privileges, target, login_role);
-  if privileges ~* '\m(insert|update|delete)\M' then
-    execute format('create policy %1$I on %2$s to %3$I using (%4$s) with check (%4$s)',
-      policy, target, login_role, which);
-  else
-    execute format('create policy %I on %s for select to %I using (%s)',
-      policy, target, login_role, which);
-  end if;
+  foreach command in array  -- their names, without columns
+    regexp_split_to_array(regexp_replace(privileges, '\s|\([^)]*\)', '', 'g'), ',')
+  loop
+    execute format('create policy %I on %s for %s to %I', policy || '_' || command, target, command,
+        login_role)
+      || case command
+        when 'select' then format(' using (%s)', which)
+        when 'insert' then format(' with check (%s)', which)
+        when 'update' then format(' using (%1$s) with check (%1$s)', which)
+        when 'delete' then format(' using (%s)', which)
+      end;
+  end loop;
 end $$;
 
--- Customers, their own rows: which column says whose a row is, or of which row that they see.
+-- Customers, their own rows: the column `its` says whose a row is or, with `through`, points at a row of
+-- that table, of which they see their own.
 create or replace procedure let_owner(
   target regclass, privileges text default 'select', its name default 'user_id',
   through regclass default null)
@@ -108,11 +116,11 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
     else format('%I in (select id from %s)', its, through) end)
 $$;
 
--- Customers, whoever is signed in: every row, or which.
+-- Customers, whoever is signed in: every row, or those `which` says.
 create or replace procedure let_customers(
   target regclass, privileges text default 'select', which text default null)
 language sql set search_path = pg_catalog, public, pg_temp as $$
-  call let_role('app_user', target, privileges, 'customers', concat_ws(' and ', which,
+  call let_role('app_user', target, privileges, 'customers', concat_ws(' and ', '(' || which || ')',
     '(select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null'))
 $$;
 
@@ -123,7 +131,7 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
     '(select nullif(current_setting(''request.jwt.claim.sub'', true), '''')) is not null')
 $$;
 
--- The door, the worker and analysts have no claim.
+-- The door, the worker and analysts: every row, whatever the claim says.
 create or replace procedure let_door(target regclass, privileges text default 'select')
 language sql set search_path = pg_catalog, public, pg_temp as $$
   call let_role('auth_user', target, privileges, 'door', 'true')
@@ -174,12 +182,12 @@ call lock_down('idempotency_keys');
 create or replace function claim_idempotency_key(subject text, key text) returns boolean
 language sql
 return pg_try_advisory_xact_lock(hashtextextended('idempotency ' || subject || ' ' || key, 0));
-grant select, insert on idempotency_keys to app_user, staff_user;
-create policy own on idempotency_keys to app_user, staff_user
-  using (subject = (select nullif(current_setting('request.jwt.claim.sub', true), '')));
+call let_role('app_user', 'idempotency_keys', 'select, insert', 'own',
+  $$subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))$$);
+call let_role('staff_user', 'idempotency_keys', 'select, insert', 'staff',
+  $$subject = (select nullif(current_setting('request.jwt.claim.sub', true), ''))$$);
 -- The door also keeps those of people who are not signed in yet: signing up is a POST too.
-grant select, insert on idempotency_keys to auth_user;
-create policy door on idempotency_keys to auth_user
-  using (subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody')));
+call let_role('auth_user', 'idempotency_keys', 'select, insert', 'door',
+  $$subject = (select coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), 'nobody'))$$);
 -- The worker writes what is counted for others, with the answer beside it, and prunes.
 call let_worker('idempotency_keys', 'select, insert, delete');

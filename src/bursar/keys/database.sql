@@ -9,9 +9,9 @@ grant select (id, user_id, name, start, last_four, scopes, allowed_addresses, pe
 grant insert (user_id, name, key_hash, start, last_four, scopes, allowed_addresses, per_second,
   per_minute, per_month, expires_at, rotated_from)
   on api_keys to app_user, staff_user;
-call let_owner('api_keys', 'update (name, scopes, allowed_addresses, per_second, per_minute,
+call let_owner('api_keys', 'select (id), insert (user_id), update (name, scopes, allowed_addresses, per_second, per_minute,
   per_month, expires_at, grace_until, status, revoke_reason)');
-call let_staff('api_keys', 'update (name, scopes, allowed_addresses, per_second, per_minute,
+call let_staff('api_keys', 'select (id), insert (user_id), update (name, scopes, allowed_addresses, per_second, per_minute,
   per_month, expires_at, grace_until, status, revoke_reason)');
 -- For the same reason as in accounts/database.sql: behind the policy the index would not be used.
 create or replace function keys_like(pattern text) returns setof uuid

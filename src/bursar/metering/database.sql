@@ -41,8 +41,9 @@ call never_removed('usage_kept');
 call let_worker('usage_event_ids', 'select, delete');
 call let_owner('usage_hours');
 call let_staff('usage_hours');
-call let_worker('usage_hours', 'select, delete');
-create policy pruning on usage_hours as restrictive for delete to worker_user
+call let_worker('usage_hours');
+grant delete on usage_hours to worker_user;
+create policy pruning on usage_hours for delete to worker_user
   using (hour < now() - interval '1 month');
 
 -- Ids that differ by their number alone: to draw each would cost a call of the system each.
