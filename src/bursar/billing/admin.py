@@ -240,8 +240,8 @@ class WaitsQuery(PageQuery):
 @router.get("/billing-waits", dependencies=[READ], responses=documented(InvalidInput, NotFound))
 async def list_waits(db: Db, ask: Annotated[WaitsQuery, Query()]) -> WaitList:
     """What was to be billed and cannot be as it is, the newest first: its usage or its price cannot
-    be right, or something of ours is broken. It goes on by itself within an hour after that is
-    mended."""
+    be right, or something of ours is broken. It goes on by itself about an hour after that is
+    mended, or sooner."""
     page = await queries.waits(db, ask, user_id=ask.user_id, month=ask.month, meter=ask.meter)
     return WaitList.of(page, waits=[WaitForStaff.model_validate(row) for row in page.items])
 

@@ -83,7 +83,7 @@ class Look:
         try:
             async with self.run.transaction() as db:
                 waiting = await self.bill(db, people, self.month)
-                await waits.write_down(db, self.charging, self.month, waiting, of=people)
+                new = await waits.write_down(db, self.charging, self.month, waiting, of=people)
         except HoldLost:
             raise
         except Exception as error:
@@ -92,16 +92,16 @@ class Look:
             for each in people:
                 await self.at([each])
             return None
-        return self.tell(waiting)
+        return self.tell(waiting, new)
 
     async def failed(self, user_id: UUID, error: Exception) -> None:
         waiting = [Waiting(user_id, None, failures.message(error))]
         async with self.run.transaction() as db:
-            await waits.write_down(db, self.charging, self.month, waiting)
-        self.tell(waiting, failures.where(error))
+            new = await waits.write_down(db, self.charging, self.month, waiting)
+        self.tell(waiting, new, failures.where(error))
 
-    def tell(self, waiting: Sequence[Waiting], where: str = "") -> None:
-        waits.found_total.labels(self.charging).inc(len(waiting))
+    def tell(self, waiting: Sequence[Waiting], new: int, where: str = "") -> None:
+        waits.found_total.labels(self.charging).inc(new)
         for each in waiting:
             meter = f" at the meter {each.meter}" if each.meter else ""
             log.error(

@@ -57,9 +57,9 @@ async def charge_usage(run: Run) -> None:
     for back in range(int(run.payload["months"]) if has_plans else 0):
         month = moved(month_of(now), -back)
         await Look(run, Charging.AT_ONCE, month, charging.charge).at_changes()
-    await looks.at_some(run, Charging.AT_ONCE, charging.charge, waiting)
     async with run.transaction() as db:
         await stops.sweep(db)
+    await looks.at_some(run, Charging.AT_ONCE, charging.charge, waiting)
 
 
 @jobs.cron("*/5 * * * *", "billing.begin_invoicing")

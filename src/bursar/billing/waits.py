@@ -1,7 +1,7 @@
 """What cannot be billed as it is: kept with its reason until a look could bill it.
 
-It is looked at with the usage that changes, with a new plan, and by itself: with the next run, then
-after as long as it has waited already, and at last once an hour.
+It is looked at with a new plan, with usage that changes (not of a month that is over and invoiced),
+and by itself: with the next run, then after as long as it has waited already, at last once an hour.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bursar.billing.models import Charging
 
 LONGEST = timedelta(hours=1)
-MOST_WAITING = 500  # customers of one run, which come after all others
+MOST_WAITING = 5_000  # customers of one run, which come after all others
 
 found_total = Counter(
     "bursar_billing_waits_total",
-    "Looks at usage that cannot be billed as it is; at each that waits once an hour or more.",
+    "Meters of a customer's month that were found not to be billed as they are; each once.",
     ("charging",),
 )
 for each in Charging:
@@ -47,6 +47,7 @@ KEEP = text("""
   on conflict on constraint uq_billing_waits_meter do update
     set waits_because = excluded.waits_because,
       next_look_at = now() + least(now() - here.since, cast(:longest as interval))
+  returning since = now()
 """)
 FORGET = text("""
   delete from billing_waits as here
@@ -56,10 +57,11 @@ FORGET = text("""
         as said (user_id, meter)
       where said.user_id = here.user_id and said.meter is not distinct from here.meter)
 """)
-# Customer by customer, as they are billed: where all has failed, that holds for what waits already.
+# Customer by customer, as they are billed: where all has failed, that says when.
 TO_LOOK_AT = text("""
   select month, user_id from billing_waits where charging = :charging
-  group by month, user_id having max(next_look_at) <= now()
+  group by month, user_id
+  having coalesce(max(next_look_at) filter (where meter is null), max(next_look_at)) <= now()
   order by max(next_look_at), month, user_id limit :most
 """)
 
@@ -71,8 +73,9 @@ async def write_down(
     waiting: Sequence[Waiting],
     *,
     of: Sequence[UUID] = (),
-) -> None:
-    """What waits; and that nothing else does `of` them, whose month was billed as a whole."""
+) -> int:
+    """What waits; and that nothing else does `of` them, whose month was billed as a whole. How
+    many are new."""
     facts = {
         "charging": charging,
         "month": month,
@@ -81,9 +84,11 @@ async def write_down(
     }
     if of:
         await db.execute(FORGET, {**facts, "people": of})
-    if waiting:
-        reasons = [each.why for each in waiting]
-        await db.execute(KEEP, {**facts, "reasons": reasons, "longest": LONGEST})
+    if not waiting:
+        return 0
+    reasons = [each.why for each in waiting]
+    kept = await db.scalars(KEEP, {**facts, "reasons": reasons, "longest": LONGEST})
+    return sum(kept)
 
 
 async def to_look_at(db: AsyncSession, charging: Charging) -> list[tuple[str, UUID]]:

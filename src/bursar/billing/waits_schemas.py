@@ -19,7 +19,9 @@ class WaitForStaff(StaffWire):
     charging: Charging
     waits_because: str
     since: Moment
-    next_look_at: Moment = Field(description="Sooner where usage or plans of that month change.")
+    next_look_at: Moment = Field(
+        description="Sooner where plans of that month change, or usage that is charged at once."
+    )
 
 
 class WaitList(PageFields, StaffWire):
