@@ -270,7 +270,7 @@ class Serving(Run):
             return 0
 
     def ready(self) -> "Serving":
-        self.until_said("serving after")
+        self.until_said("/api/v1")  # said last of what is needed here
         until(lambda: self.status("/ready") == 200 or not self.running, f"ready: {self.said}")
         assert self.running, self.said
         return self
