@@ -174,6 +174,7 @@ async def test_since_when_a_meter_waits_is_said_also_while_all_fails(live_db: Li
     await minute(live_db)
     await rows(live_db, LONG_AGO)
     [before] = await waiting(live_db)
+    await rows(live_db, "update billing_waits set next_look_at = now() + interval '1 hour'")
     await broken(live_db, CARL)
     await meter(live_db, "apples", counts="calls")
     await plan(live_db, "apples", [(None, "0.5")])
@@ -182,6 +183,7 @@ async def test_since_when_a_meter_waits_is_said_also_while_all_fails(live_db: Li
     assert (newest["meter"], oldest["meter"]) == (None, "calls")
     assert oldest["since"] == before["since"]
     await mended(live_db)
+    await rows(live_db, "update billing_looks set upto = now() + interval '1 hour'")
     await minute(live_db)
     assert [each["meter"] for each in await waiting(live_db)] == ["calls"]
 

@@ -145,18 +145,10 @@ language sql set search_path = pg_catalog, public, pg_temp as $$
   call let_role('analytics_user', target, privileges, 'analytics', 'true')
 $$;
 
--- Rows with a user_id, which only the worker or functions write: customers read theirs, staff all.
-create or replace procedure let_owner_and_staff_read(target regclass)
-language sql set search_path = pg_catalog, public, pg_temp as $$
-  call let_owner(target);
-  call let_staff(target);
-  call let_worker(target)
-$$;
-
 revoke execute on procedure let_role(name, regclass, text, name, text),
   let_owner(regclass, text, name, regclass), let_customers(regclass, text, text),
   let_staff(regclass, text), let_door(regclass, text), let_worker(regclass, text),
-  let_analytics(regclass, text), let_owner_and_staff_read(regclass) from public;
+  let_analytics(regclass, text) from public;
 
 -- For tables whose rows have a number without a gap in each year: given in the transaction that writes
 -- the row, so a rolled back one leaves none, and nobody chooses one. Where a table has a column

@@ -13,9 +13,15 @@ call lock_down('meters');
 call lock_down('usage_stops');
 
 -- Only the functions of this room write usage; customers read theirs, staff everybody's.
-call let_owner_and_staff_read('usage');
-call let_owner_and_staff_read('monthly_usage');
-call let_owner_and_staff_read('usage_days');
+call let_owner('usage');
+call let_staff('usage');
+call let_worker('usage');
+call let_owner('monthly_usage');
+call let_staff('monthly_usage');
+call let_worker('monthly_usage');
+call let_owner('usage_days');
+call let_staff('usage_days');
+call let_worker('usage_days');
 call let_analytics('monthly_usage');
 call let_analytics('usage_days');
 

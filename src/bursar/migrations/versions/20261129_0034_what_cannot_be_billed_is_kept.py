@@ -32,4 +32,6 @@ def upgrade() -> None:
     alter table billing_looks drop column failed;
 
     alter table usage_periods add column unpaid_tried_at timestamptz;
+
+    drop procedure if exists let_owner_and_staff_read(regclass);  -- no file has it any more
     """)
